@@ -1,0 +1,231 @@
+"""The way to Postgres: one statement, one round trip, on a small pool that suits Neon.
+
+No connection is opened before it is needed and none is kept awake; a connection carries no session state, so
+that it works behind a transaction-mode pooler; every wait has a deadline, after which a request is `Unavailable`.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncpg
+
+from db.errors import Refused, Unavailable, Unstorable
+from db.limiter import Limiter
+from db.statements import Statement
+from db.url import ConnectArgs
+
+log = logging.getLogger("db")
+T = TypeVar("T")
+
+# The connection is gone or was never made. What was sent may or may not have happened.
+LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+# The server undid the statement; to send it again is safe, also for a write.
+UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+# The server cannot do it now: no space, no memory, read-only after a failover, cancelled at our deadline.
+UNABLE = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.CannotConnectNowError,
+)
+
+SETTLE_WITHIN = 5.0  # seconds that a connection has to get over a statement given up on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """Bounds of a pool; times in seconds."""
+
+    size: int = 8
+    wait: float = 10.0  # for a connection, and for a new one to be made
+    statement: float = 10.0
+    idle: float = 60.0  # an unused connection is closed after it: Neon's compute may then suspend
+    echo: bool = False
+
+
+class Database:
+    """A pool of one database. `observe(statement, seconds)` is told of every statement that was answered."""
+
+    def __init__(
+        self,
+        args: ConnectArgs,
+        options: PoolOptions | None = None,
+        *,
+        observe: Callable[[Statement, float], None] | None = None,
+        init: Any = None,
+    ) -> None:
+        self.args = args
+        self.options = options or PoolOptions()
+        self.limiter = Limiter(self.options.size)
+        self._observe = observe
+        self._init = init
+        self._settling: set[asyncio.Task[None]] = set()
+        self._pool: asyncpg.Pool[Any]
+
+    async def open(self) -> None:
+        """Get ready, on the loop that will serve; no connection is made."""
+        self._pool = await asyncpg.create_pool(
+            **self.args.kwargs(),
+            min_size=0,
+            max_size=self.options.size,
+            max_inactive_connection_lifetime=self.options.idle,
+            max_queries=1_000_000,
+            max_cached_statement_lifetime=0,  # by default each is prepared anew every five minutes
+            timeout=self.options.wait,
+            command_timeout=self.options.statement,
+            reset=_keep,
+            init=self._init,
+            server_settings={"application_name": "roundtrip"},
+        )
+
+    async def close(self) -> None:
+        """Wait for statements under way, within their deadline, then close every connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.options.statement):
+                await self._pool.close()  # ends every connection at once where this is cut short
+
+    @property
+    def connections(self) -> int:
+        """Connections open now, busy or idle."""
+        return self._pool.get_size()
+
+    async def one(self, statement: Statement, *args: object) -> asyncpg.Record | None:
+        """Run a statement that gives one row or none.
+
+        Raises `Unavailable`, `Refused` (a named constraint) or `Unstorable`.
+        """
+        return await self._run(statement, lambda c, t: c.fetchrow(statement.sql, *args, timeout=t))
+
+    async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]:
+        """Run a statement that gives any number of rows; raises as `one` does."""
+        return await self._run(statement, lambda c, t: c.fetch(statement.sql, *args, timeout=t))
+
+    async def _run(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]]) -> T:
+        """Send a statement; once more, within the same deadline, where that cannot do it twice.
+
+        That is: never sent, undone by the server, or a read whose connection was lost.
+        """
+        end = asyncio.get_running_loop().time() + self.options.wait + self.options.statement
+        try:
+            return await self._try(statement, send, end)
+        except _Again as again:
+            log.info("%s is tried again: %s", statement.name, again)
+        await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311 (jitter, no secret)
+        try:
+            return await self._try(statement, send, end)
+        except _Again as again:
+            raise Unavailable(str(again)) from again.__cause__
+
+    async def _try(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]], end: float) -> T:
+        clock = asyncio.get_running_loop().time
+        connect_by = min(clock() + self.options.wait, end)
+        try:
+            await self.limiter.enter(connect_by)
+        except TimeoutError:
+            raise Unavailable(f"no connection was free within {self.options.wait:g} s") from None
+        connection = None
+        settled = False
+        try:
+            connection = await self._acquire(connect_by - clock())
+            sent = clock()
+            answer = await send(connection, min(self.options.statement, end - sent))
+            settled = True
+        except _FAILED as error:
+            # A value that cannot be sent is a DataError too, of asyncpg's own making.
+            settled = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.DataError)
+            if isinstance(error, LOST) and not isinstance(error, TimeoutError):
+                await self._drop_idle()
+            self._judge(statement, error)
+            raise
+        finally:
+            await self._leave(connection, settled=settled)
+        took = clock() - sent
+        if self._observe:
+            self._observe(statement, took)
+        if self.options.echo:
+            log.info("%s %.1f ms", statement.name, took * 1000)
+        return answer
+
+    async def _acquire(self, timeout: float) -> Any:
+        try:
+            return await self._pool.acquire(timeout=max(timeout, 0.001))
+        except (*LOST, asyncpg.PostgresError, UnicodeError) as error:  # UnicodeError: of an impossible host
+            raise _Again(f"no connection to {self.args.place}: {type(error).__name__} {error}") from error
+
+    def _judge(self, statement: Statement, error: Exception) -> None:
+        """Raise what a failure means to the caller; return where it means a mistake of ours."""
+        name = f"{statement.name}: {type(error).__name__}"
+        match error:
+            case asyncpg.IntegrityConstraintViolationError() if error.constraint_name:
+                raise Refused(error.constraint_name) from error
+            case asyncpg.DataError() | ValueError() | OverflowError():
+                raise Unstorable(name) from error  # its text repeats the value
+            case TimeoutError():
+                raise Unavailable(f"{name}: no answer within {self.options.statement:g} s") from error
+            case _ if isinstance(error, UNDONE) or (isinstance(error, LOST) and statement.kind == "read"):
+                raise _Again(name) from error
+            case _ if isinstance(error, LOST + UNABLE):
+                raise Unavailable(f"{name}: {error}") from error
+
+    async def _leave(self, connection: Any, *, settled: bool) -> None:
+        """Give the connection and the place back, off the caller's path where the network must first be waited for."""
+        if connection is None:
+            self.limiter.leave()
+        elif settled:
+            await self._release(connection)
+        else:
+            task = asyncio.create_task(self._settle(connection))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def _release(self, connection: Any) -> None:
+        try:
+            await self._pool.release(connection, timeout=SETTLE_WITHIN)
+        except LOST as error:  # of no concern to a caller who has an answer
+            log.warning("a connection was lost on its way back: %s", type(error).__name__)
+        finally:
+            self.limiter.leave()
+
+    async def _settle(self, connection: Any) -> None:
+        """Bring a connection into order whose statement was given up or never sent, or drop it.
+
+        A query does so: it waits for the cancellation, it ends the transaction that asyncpg leaves open between
+        preparing and sending, and it shows whether the server is still there.
+        """
+        try:
+            await connection.execute("select", timeout=SETTLE_WITHIN)
+        except (*LOST, asyncpg.PostgresError) as error:
+            log.warning("a connection was dropped: its statement did not end (%s)", type(error).__name__)
+            with suppress(asyncpg.InterfaceError):  # it is closed already
+                connection.terminate()
+            await self._drop_idle()
+        finally:
+            await self._release(connection)
+
+    async def _drop_idle(self) -> None:
+        """Drop the connections that nobody uses: one that was lost mostly means that all are."""
+        while self._pool.get_idle_size() and not self._pool.is_closing():
+            (await self._pool.acquire()).terminate()
+
+
+class _Again(Exception):
+    """To send the statement once more does no harm."""
+
+
+_FAILED = (asyncpg.PostgresError, *LOST, ValueError, OverflowError)
+
+
+async def _keep(_: object) -> None:
+    """Instead of asyncpg's reset, a round trip at every checkout: no statement leaves session state."""

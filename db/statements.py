@@ -1,0 +1,107 @@
+"""Named SQL statements, read from `db/sql/*.sql` when the modules that use them are imported.
+
+A statement begins with a header of comments and ends where the next one begins:
+
+    -- name: get
+    -- kind: read
+    -- takes: user_id text, sid uuid, task_id bigint
+    -- rides on: tasks_pkey, sessions_pkey
+    -- One live task of the caller. No row: not signed in. A row without an id: no such task.
+    with {caller}
+    select ...
+
+`{word}` stands for a fragment of `fragments.sql`; `{word x}` for the same with its alias `@` read as `x`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast
+
+FOLDER = Path(__file__).parent / "sql"
+
+_FRAGMENT = re.compile(r"\{(\w+)(?: ([\w$]+))?\}")
+_HEADER = re.compile(r"^-- ?(?:(name|kind|takes|rides on): *)?(.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One named statement; `name` is "resource.verb", `sql` is what the server is sent."""
+
+    name: str
+    sql: str
+    kind: Literal["read", "write"]
+    takes: tuple[str, ...]
+    rides_on: tuple[str, ...]
+    doc: str
+
+
+@cache
+def load(resource: str) -> dict[str, Statement]:
+    """The statements of one resource by verb; a `KeyError` at import is a typo in a name."""
+    return {
+        verb: _parse(f"{resource}.{verb}", text)
+        for verb, text in _blocks(FOLDER / f"{resource}.sql", "name").items()
+    }
+
+
+def every() -> Iterator[Statement]:
+    """All statements of all resources, by file and in the order of each file."""
+    for path in sorted(FOLDER.glob("*.sql")):
+        if path.stem != "fragments":
+            yield from load(path.stem).values()
+
+
+def _parse(name: str, text: str) -> Statement:
+    header: dict[str, str] = {}
+    doc: list[str] = []
+    lines = text.splitlines()
+    while lines and (match := _HEADER.match(lines[0])):
+        key, value = match.groups()
+        if key:
+            header[key] = value.strip()
+        else:
+            doc.append(value)
+        del lines[0]
+    if header.get("kind") not in ("read", "write"):
+        raise ValueError(f"statement {name}: its header needs 'kind: read' or 'kind: write'")
+    return Statement(
+        name=name,
+        sql=_expand(name, "\n".join(lines).strip().rstrip(";")),
+        kind=cast("Literal['read', 'write']", header["kind"]),
+        takes=_names(header.get("takes", "")),
+        rides_on=_names(header.get("rides on", "")),
+        doc=" ".join(doc).strip(),
+    )
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in listed.split(",") if item.strip())
+
+
+def _expand(name: str, sql: str) -> str:
+    def fragment(match: re.Match[str]) -> str:
+        word, alias = match.groups()
+        text = _fragments().get(word)
+        if text is None:
+            raise ValueError(f"statement {name}: there is no fragment {{{word}}} in fragments.sql")
+        return text.replace("@", alias) if alias else text
+
+    while _FRAGMENT.search(sql):
+        sql = _FRAGMENT.sub(fragment, sql)
+    return sql
+
+
+@cache
+def _fragments() -> dict[str, str]:
+    return {
+        word: "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
+        for word, text in _blocks(FOLDER / "fragments.sql", "fragment").items()
+    }
+
+
+def _blocks(path: Path, marker: str) -> dict[str, str]:
+    parts = re.split(rf"^-- {marker}: *(\w+) *$\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))

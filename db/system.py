@@ -1,0 +1,35 @@
+"""What the service asks about the database itself."""
+
+import asyncpg
+import msgspec
+
+from db import statements
+from db.pool import Database
+
+_SQL = statements.load("system")
+STATE = _SQL["state"]
+
+# The revision of the schema that this code was written for; a test compares it with migrations/versions.
+SCHEMA = "0003"
+
+
+class DatabaseState(msgspec.Struct):
+    """`schema` is None where no migration was ever applied; `connections` is what the server has for clients."""
+
+    schema: str | None
+    connections: int | None
+
+
+async def state(db: Database) -> DatabaseState:
+    """Read the state; raises `Unavailable`."""
+    try:
+        row = await db.one(STATE)
+    except asyncpg.UndefinedTableError:
+        return DatabaseState(None, None)
+    assert row is not None
+    return DatabaseState(*row)
+
+
+def serves(schema: str | None) -> bool:
+    """Whether this code can work on a schema: its own, or a later one, which by our rules only adds to it."""
+    return schema is not None and schema >= SCHEMA

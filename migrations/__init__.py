@@ -1,0 +1,1 @@
+"""Alembic's migrations. A package, so that the wheel carries them."""

@@ -1,0 +1,34 @@
+"""The command `roundtrip`."""
+
+import click
+
+from service.migrate import migrate
+from service.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="roundtrip")
+def main() -> None:
+    """Roundtrip, the backend of a multi-user todo service.
+
+    Settings come from the environment, in development also from .env; `roundtrip settings` lists them. Without a
+    DATABASE_URL, `roundtrip serve` brings its own PostgreSQL.
+    """
+
+
+@main.command()
+def settings() -> None:
+    """List every setting, its default and its meaning."""
+    from service.settings import table
+
+    rows = table()
+    width = max(len(name) for name, _, _ in rows)
+    for name, default, meaning in rows:
+        click.echo(f"{name:{width}}  {default or '-':12}  {meaning}")
+
+
+main.add_command(serve)
+main.add_command(migrate)
+
+if __name__ == "__main__":
+    main(prog_name="roundtrip")

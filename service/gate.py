@@ -1,0 +1,79 @@
+"""The gate, between routing and the handlers: who is calling, and whether the request can be read at all.
+
+It refuses with 401 without a valid access token (the public routes are one literal list, and every other route
+refuses by default), 415 for a body of another type, and 422 for a query with anything that the route does not know.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar.datastructures import Headers
+from litestar.types import ASGIApp, Receive, Send
+
+from service import validation
+from service.errors import Problem
+from service.tokens import InvalidToken, Tokens
+
+PUBLIC = frozenset(
+    (
+        "/",
+        "/api/v1/auth/login",
+        "/api/v1/auth/refresh",
+        "/api/v1/auth/register",
+        "/docs",
+        "/docs/{file}",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/readyz",
+    )
+)
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class NoQuery(msgspec.Struct):
+    """The query of routes that take none."""
+
+
+class Gate:
+    """ASGI middleware behind Litestar's router; leaves `user` and `params` in the scope."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+        self.app = app
+        self.tokens = tokens
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        route: Any = scope["route_handler"]
+        if scope["type"] != "http" or scope["method"] == "OPTIONS":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers.from_scope(scope)
+        if scope["path_template"] not in PUBLIC:
+            scope["user"] = self._caller(headers)
+        if route.parsed_data_field:
+            _check_type(headers.get("content-type", ""), patch=scope["method"] == "PATCH")
+        if scope["path"].startswith("/api/"):
+            scope["params"] = validation.query(scope["query_string"], route.opt.get("query", NoQuery))
+        await self.app(scope, receive, send)
+
+    def _caller(self, headers: Headers) -> Any:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Problem(401)
+        try:
+            return self.tokens.verify(token)
+        except InvalidToken:
+            raise Problem(401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}) from None
+
+
+def _check_type(given: str, *, patch: bool) -> None:
+    kind, *parameters = (part.strip().lower() for part in given.split(";"))
+    if kind != JSON and not (patch and kind == MERGE_PATCH):
+        also = f" or {MERGE_PATCH}" if patch else ""
+        raise Problem(415, f"The body must be {JSON}{also}; say so in Content-Type.")
+    charsets = [
+        part.removeprefix("charset=").strip('"') for part in parameters if part.startswith("charset=")
+    ]
+    if any(charset not in ("utf-8", "utf8") for charset in charsets):
+        raise Problem(415, "The body must be in UTF-8.")

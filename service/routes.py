@@ -1,0 +1,64 @@
+"""The whole API on one screen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from service import auth, tasks, users
+from service.gate import NoQuery
+
+BASE = "/api/v1"
+IF_MATCH, IF_NONE_MATCH = "If-Match", "If-None-Match"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation: where it is, what serves it, and what its document must say beyond the handler's types."""
+
+    method: str
+    path: str
+    handler: Callable[..., Any]
+    status: int
+    refuses: tuple[
+        int, ...
+    ]  # beside 400, 401, 413, 415, 422, 500 and 503, which follow from the route itself
+    query: type[msgspec.Struct]
+    header: str | None
+
+
+def _route(
+    line: str,
+    handler: Callable[..., Any],
+    status: int = 200,
+    *refuses: int,
+    query: type[msgspec.Struct] = NoQuery,
+    header: str | None = None,
+) -> Route:
+    method, path = line.split()
+    return Route(
+        method=method, path=path, handler=handler, status=status, refuses=refuses, query=query, header=header
+    )
+
+
+ROUTES = (
+    _route("POST   /auth/register", auth.register, 201, 409, 429),
+    _route("POST   /auth/login", auth.login, 200, 401, 429),
+    _route("POST   /auth/refresh", auth.refresh, 200, 401),
+    _route("POST   /auth/logout", auth.logout, 204),
+    _route("POST   /auth/logout-all", auth.logout_all, 204),
+    _route("GET    /auth/sessions", auth.list_sessions),
+    _route("DELETE /auth/sessions/{id:str}", auth.end_session, 204),
+    _route("GET    /users/me", users.get_user),
+    _route("PATCH  /users/me", users.update_user, 200, 409, 429),
+    _route("POST   /users/me/password", users.change_password, 204, 429),
+    _route("DELETE /users/me", users.delete_user, 204, 429),
+    _route("GET    /tasks", tasks.list_tasks, 200, query=tasks.TaskPage, header=IF_NONE_MATCH),
+    _route("POST   /tasks", tasks.create_task, 201),
+    _route("GET    /tasks/{id:str}", tasks.get_task, 200, header=IF_NONE_MATCH),
+    _route("PATCH  /tasks/{id:str}", tasks.update_task, 200, 412, header=IF_MATCH),
+    _route("DELETE /tasks/{id:str}", tasks.delete_task, 204, 412, query=tasks.TaskDelete, header=IF_MATCH),
+    _route("POST   /tasks/{id:str}/restore", tasks.restore_task, 200, 412, header=IF_MATCH),
+    _route("POST   /tasks/{id:str}/toggle", tasks.toggle_task, 200, 412, header=IF_MATCH),
+)

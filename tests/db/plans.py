@@ -1,0 +1,111 @@
+"""What PostgreSQL does with a statement: its plan under real data, as a flat list of nodes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import asyncpg
+import msgspec
+
+from db.statements import Statement
+
+PLAN = Literal["custom", "generic"]
+BIG = "big"  # the user with 10,000 tasks
+SESSIONS = 4  # of each user
+SID = "00000000-0000-7000-8000-000000000000"
+
+SEED = f"""
+insert into users (id, email, password_hash)
+select 'user' || n, 'user' || n || '@example.com', 'hash' from generate_series(1, 1000) n
+union all select '{BIG}', '{BIG}@example.com', 'hash';
+insert into sessions (id, user_id, refresh_hash, expires_at)
+select case when id = '{BIG}' and n = 1 then '{SID}'::uuid else gen_random_uuid() end, id, 'hash',
+    now() + interval '1 day'
+from users, generate_series(1, {SESSIONS}) n;
+insert into tasks (user_id, title, status, completed_at, priority, created_at, revision)
+select '{BIG}', 'task ' || n, case when n % 3 = 0 then 'completed' else 'pending' end,
+    case when n % 3 = 0 then now() end, 1 + n % 5, now() - make_interval(secs => n), n
+from generate_series(1, 10000) n
+union all
+select 'user' || (1 + n % 1000), 'task ' || n, 'pending', null, 3, now() - make_interval(secs => n), 1 + n / 1000
+from generate_series(1, 50000) n;
+update user_state set revision = 10000 where user_id = '{BIG}';
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a plan; `rows` were given, `dropped` read and filtered away, over all loops."""
+
+    kind: str
+    relation: str | None
+    index: str | None
+    rows: int
+    dropped: int
+
+
+async def seed(connection: asyncpg.Connection) -> None:
+    """Ten thousand tasks of one user among fifty thousand of a thousand others."""
+    await connection.execute(SEED)
+    await connection.execute("vacuum analyze")
+
+
+@asynccontextmanager
+async def rolled_back(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Run statements and undo them."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
+async def plan(
+    connection: asyncpg.Connection, statement: Statement, values: dict[str, Any], mode: PLAN = "custom"
+) -> list[Node]:
+    """Run a statement on values by parameter name, undo it, and give the nodes of its plan."""
+    takes = [item.split() for item in statement.takes]
+    types = f"({', '.join(kind for _, kind in takes)})" if takes else ""
+    given = f"({', '.join(literal(values[name]) for name, _ in takes)})" if takes else ""
+    async with rolled_back(connection):
+        await connection.execute(f"set local plan_cache_mode = force_{mode}_plan")
+        await connection.execute(f"prepare planned {types} as {statement.sql}")
+        try:
+            text = await connection.fetchval(
+                f"explain (analyze, timing off, summary off, format json) execute planned {given}"
+            )
+        finally:
+            await connection.execute("deallocate planned")
+    return nodes(msgspec.json.decode(text)[0]["Plan"])
+
+
+def nodes(tree: dict[str, Any]) -> list[Node]:
+    """A plan's nodes, from the top."""
+    loops = tree["Actual Loops"]
+    dropped = tree.get("Rows Removed by Filter", 0) + tree.get("Rows Removed by Index Recheck", 0)
+    node = Node(
+        tree["Node Type"],
+        tree.get("Relation Name"),
+        tree.get("Index Name"),
+        round(tree["Actual Rows"] * loops),
+        round(dropped * loops),
+    )
+    return [node, *(below for child in tree.get("Plans", []) for below in nodes(child))]
+
+
+def literal(value: Any) -> str:
+    """A value as SQL text, for EXECUTE, which takes no parameters of the protocol."""
+    match value:
+        case None:
+            return "null"
+        case bool() | int():
+            return str(value).lower()
+        case bytes():
+            return f"'\\x{value.hex()}'"
+        case datetime():
+            return "'infinity'" if value.year == 9999 else f"'{value.isoformat()}'"
+        case _:
+            return "'" + str(value).replace("'", "''") + "'"

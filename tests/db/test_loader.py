@@ -1,0 +1,285 @@
+"""The loader of `db/sql/*.sql`, and promises of the files that `db.pool` builds upon."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from db import statements
+from db.statements import Statement
+
+ROOT = Path(__file__).parents[2]
+STATEMENTS = list(statements.every())
+SENT = pytest.mark.parametrize("statement", STATEMENTS, ids=[statement.name for statement in STATEMENTS])
+Load = Callable[..., dict[str, Statement]]
+
+NOTES = """
+Words before the first statement are for the reader.
+
+-- name: get
+-- kind: read
+-- takes: id bigint, words text[]
+-- rides on: notes_pkey, notes_words_idx
+-- One note.
+-- Of many words.
+select n.id -- kind: of an identity
+from notes n
+where n.id = $1;
+
+-- name: add
+-- kind: write
+-- takes:
+-- rides on:
+insert into notes default values
+
+-- name: bare
+-- kind: read
+select 1
+"""
+
+FRAGMENTS = """
+-- fragment: live
+-- What is there to see.
+@.deleted_at is null
+
+-- fragment: mine
+{live n} and n.user_id = $1
+    and {open}
+
+-- fragment: open
+n.state = 'open'
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Load statements of a text as those of `notes`."""
+    monkeypatch.setattr(statements, "FOLDER", tmp_path)
+
+    def load(text: str, fragments: str = FRAGMENTS) -> dict[str, Statement]:
+        (tmp_path / "notes.sql").write_text(text, encoding="utf-8")
+        (tmp_path / "fragments.sql").write_text(fragments, encoding="utf-8")
+        clear()
+        return statements.load("notes")
+
+    def clear() -> None:
+        statements.load.cache_clear()
+        statements._fragments.cache_clear()
+
+    clear()
+    yield load
+    clear()
+
+
+def header(body: str) -> str:
+    return f"-- name: get\n-- kind: read\n{body}"
+
+
+# The loader
+
+
+def test_a_statement_has_all_that_its_header_tells(load: Load) -> None:
+    assert load(NOTES)["get"] == Statement(
+        name="notes.get",
+        sql="select n.id -- kind: of an identity\nfrom notes n\nwhere n.id = $1",
+        kind="read",
+        takes=("id bigint", "words text[]"),
+        rides_on=("notes_pkey", "notes_words_idx"),
+        doc="One note. Of many words.",
+    )
+
+
+def test_a_header_may_be_short(load: Load) -> None:
+    loaded = load(NOTES)
+    assert list(loaded) == ["get", "add", "bare"]
+    assert loaded["add"] == Statement("notes.add", "insert into notes default values", "write", (), (), "")
+    assert loaded["bare"] == Statement("notes.bare", "select 1", "read", (), (), "")
+
+
+def test_statements_are_read_once(load: Load) -> None:
+    load(NOTES)
+    assert statements.load("notes") is statements.load("notes")
+
+
+def test_every_resource_but_the_fragments(load: Load) -> None:
+    load(NOTES)
+    (statements.FOLDER / "books.sql").write_text(header("select 2"), encoding="utf-8")
+    assert [s.name for s in statements.every()] == ["books.get", "notes.get", "notes.add", "notes.bare"]
+
+
+def test_fragments_stand_for_their_text(load: Load) -> None:
+    assert load(header("select {open}"))["get"].sql == "select n.state = 'open'"
+
+
+def test_a_fragment_takes_an_alias(load: Load) -> None:
+    assert load(header("select {live t}, {live u}"))["get"].sql == (
+        "select t.deleted_at is null, u.deleted_at is null"
+    )
+
+
+def test_fragments_stand_within_fragments(load: Load) -> None:
+    assert load(header("select {mine}"))["get"].sql == (
+        "select n.deleted_at is null and n.user_id = $1\n    and n.state = 'open'"
+    )
+
+
+@pytest.mark.parametrize("kind", ["", "-- kind:", "-- kind: reads", "-- kind: Read", "-- kinds: read"])
+def test_a_statement_without_a_kind_is_refused(load: Load, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"statement notes\.get: its header needs 'kind: read'"):
+        load(f"-- name: get\n{kind}\nselect 1")
+
+
+@pytest.mark.parametrize("word", ["{opne}", "{opne n}", "{Open}"])
+def test_an_unknown_fragment_is_refused(load: Load, word: str) -> None:
+    with pytest.raises(ValueError, match=r"statement notes\.get: there is no fragment \{(opne|Open)\}"):
+        load(header(f"select {word}"))
+
+
+def test_an_unknown_fragment_within_a_fragment_is_refused(load: Load) -> None:
+    with pytest.raises(ValueError, match=r"statement notes\.get: there is no fragment \{nothing\}"):
+        load(header("select {a}"), "-- fragment: a\n{nothing}\n")
+
+
+def test_an_unknown_statement_is_a_key_error(load: Load) -> None:
+    with pytest.raises(KeyError, match="gte"):
+        load(NOTES)["gte"]
+
+
+def test_an_unknown_resource_is_refused(load: Load) -> None:
+    with pytest.raises(FileNotFoundError, match=r"books\.sql"):
+        statements.load("books")
+
+
+# The files
+
+
+@SENT
+def test_nothing_is_left_to_expand(statement: Statement) -> None:
+    assert not re.search(r"\{\w|@\.", statement.sql)
+    assert statement.name.replace("_", "").replace(".", "").isalnum()
+
+
+@SENT
+def test_takes_names_each_parameter(statement: Statement) -> None:
+    used = {int(number) for number in re.findall(r"\$(\d+)", statement.sql)}
+    assert used == set(range(1, len(statement.takes) + 1))
+
+
+def test_names_are_used_once() -> None:
+    for path in sorted(statements.FOLDER.glob("*.sql")):
+        marked = re.findall(r"^--\s*(?:name|fragment)\b.*$", path.read_text("utf-8"), flags=re.MULTILINE)
+        assert len(marked) == len(set(marked)), path.name
+        if path.stem != "fragments":
+            assert [f"-- name: {verb}" for verb in statements.load(path.stem)] == marked
+
+
+def test_every_fragment_is_used() -> None:
+    text = "".join(path.read_text("utf-8") for path in statements.FOLDER.glob("*.sql"))
+    for word in statements._fragments():
+        assert re.search(rf"\{{{word}[ }}]", text), word
+
+
+def test_headers_have_no_misspelt_line() -> None:
+    for path in sorted(statements.FOLDER.glob("*.sql")):
+        for key in re.findall(r"^-- ?([a-z ]{3,12}):(?: |$)", path.read_text("utf-8"), flags=re.MULTILINE):
+            assert key in {"name", "kind", "takes", "rides on", "fragment"}, f"{path.name}: {key}"
+
+
+@SENT
+def test_fits_asyncpgs_cache(statement: Statement) -> None:
+    assert len(statement.sql) <= 1024 * 15, "longer ones are prepared anew each time"
+
+
+def test_all_fit_asyncpgs_cache() -> None:
+    assert len(STATEMENTS) <= 100, "a connection keeps no more prepared; pass statement_cache_size"
+
+
+CHANGES = (
+    r"\b(insert\s+into|update\s+\w+(\s+\w+)?\s+set|delete\s+from|merge\s+into|nextval|setval|pg_notify)\b"
+)
+
+
+@SENT
+def test_what_is_sent_twice_changes_nothing(statement: Statement) -> None:
+    """A read whose connection was lost is sent again."""
+    changes = re.search(CHANGES, code(statement.sql))
+    assert bool(changes) == (statement.kind == "write")
+
+
+STATE = re.compile(
+    r"""\b(
+        set_config | pg_(try_)?advisory_(?!xact)\w* | lastval | currval | pg_terminate_backend | dblink
+      | (create|into) \s+ (local \s+ | global \s+)? temp(orary)? | with \s+ hold
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+COMMAND = re.compile(
+    r"^\s*(set\s+(session|local|time|role|\w+(\.\w+)?\s*(=|to\b))|reset\s|listen\s|unlisten\b|notify\s|prepare\s"
+    r"|deallocate\s|discard\s|declare\s|load\s|begin\s*(;|$)|start\s+transaction|create\s+temp)",
+    re.IGNORECASE,
+)
+
+
+@SENT
+def test_leaves_no_state_in_a_session(statement: Statement) -> None:
+    """Behind a pooler the next statement may be another client's."""
+    sql = code(statement.sql)
+    assert ";" not in sql
+    assert re.match(r"(with|select|insert|update|delete)\b", sql)
+    assert not STATE.search(sql)
+
+
+def test_no_text_in_the_code_leaves_state_in_a_session() -> None:
+    apart = {"embedded.py", "cluster.py", "supervisor.py", "migrate.py"}  # on connections of their own
+    for path in [*(ROOT / "db").rglob("*.py"), *(ROOT / "service").rglob("*.py")]:
+        if path.name not in apart:
+            for text in texts(path):
+                assert not COMMAND.search(text), f"{path.name}: {text!r}"
+                assert not (re.match(r"\s*(select|with)\b", text) and STATE.search(text)), (
+                    f"{path.name}: {text!r}"
+                )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select set_config('a', 'b', false)",
+        "select pg_advisory_lock(1)",
+        "select pg_try_advisory_lock_shared(1)",
+        "select * into temp x from y",
+        "create temporary table x ()",
+    ],
+)
+def test_state_is_recognised(text: str) -> None:
+    assert STATE.search(text)
+    assert not STATE.search("select pg_try_advisory_xact_lock(1), pg_advisory_xact_lock(2)")
+
+
+@pytest.mark.parametrize(
+    "text", ["SET timezone = 'UTC'", "set session x to 1", "listen x", "set local role to y", "BEGIN"]
+)
+def test_commands_are_recognised(text: str) -> None:
+    assert COMMAND.search(text)
+    assert not COMMAND.search("set of words to begin with")
+
+
+def code(sql: str) -> str:
+    """A statement without its comments and quoted texts."""
+    return re.sub(r"--.*|'[^']*'", " ", sql).strip()
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Every string in a module that is no docstring."""
+    tree = ast.parse(path.read_text("utf-8"))
+    spoken = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in spoken:
+            yield node.value

@@ -1,0 +1,62 @@
+"""The documented role of the service: enough for every route, and nothing more."""
+
+import re
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from db.url import parse
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import run, sign_up, started
+
+README = Path(__file__).parents[2] / "db" / "README.md"
+
+
+async def test_the_documented_role_serves_and_cannot_change_the_schema(migrated_database: str) -> None:
+    sql = re.search(r"```sql\n(create role .*?)```", README.read_text(), re.DOTALL)
+    assert sql
+    role = migrated_database.rsplit("/", 1)[1].split("?", maxsplit=1)[0]
+    await run(migrated_database, sql[1].replace("roundtrip_service", role))
+    owner = parse(migrated_database)
+    url = f"postgresql://{role}:choose%20one@{owner.host}:{owner.port}/{owner.database}?sslmode=disable"
+    try:
+        connection = await asyncpg.connect(**parse(url).kwargs())
+        for ddl in ("create table t ()", "drop table tasks", "alter table tasks add x int", "create role r"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(ddl)
+        assert not await connection.fetchval("select rolsuper from pg_roles where rolname = current_user")
+        await connection.close()
+        settings = Settings(
+            database_url=url, secret_key="a secret for tests, 32 bytes or more", rate_limits="off"
+        )
+        async with started(create_app(settings)) as edge:
+            transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                user = await sign_up(client)
+                tasks = "/api/v1/tasks"
+                made = await client.post(tasks, json={"title": "x"}, headers=user.headers)
+                url = f"{tasks}/{made.json()['id']}"
+                for method, path, status in [
+                    ("GET", tasks, 200),
+                    ("POST", f"{url}/toggle", 200),
+                    ("DELETE", url, 204),
+                    ("POST", f"{url}/restore", 200),
+                    ("DELETE", f"{url}?permanent=true", 204),
+                    ("POST", "/api/v1/auth/logout-all", 204),
+                    ("GET", "/readyz", 200),
+                ]:
+                    answer = await client.request(method, path, headers=user.headers)
+                    assert answer.status_code == status, path
+                login = await client.post(
+                    "/api/v1/auth/login", json={"email": user.email, "password": user.password}
+                )
+                headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
+                gone = await client.request(
+                    "DELETE", "/api/v1/users/me", json={"password": user.password}, headers=headers
+                )
+                assert gone.status_code == 204
+    finally:
+        await run(migrated_database, f"drop owned by {role}; drop role {role}")

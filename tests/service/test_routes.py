@@ -1,0 +1,185 @@
+"""What holds for every route of the table: who may, whose data, and how many statements."""
+
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.edge import Edge
+from service.gate import PUBLIC
+from service.routes import BASE, ROUTES, Route
+from service.settings import Settings
+from tests.conftest import Account, sign_up, started
+
+PRIVATE = [route for route in ROUTES if BASE + route.path not in PUBLIC]
+WITH_ID = [route for route in PRIVATE if "{" in route.path]
+BODIES: dict[str, dict[str, Any]] = {
+    "register": {"email": "{fresh}@example.com", "password": "correct horse battery"},
+    "login": {"email": "{email}", "password": "{password}"},
+    "refresh": {"refresh_token": "{refresh}"},
+    "update_user": {"email": "{fresh}@example.com", "password": "{password}"},
+    "change_password": {"current_password": "{password}", "new_password": "another horse battery"},
+    "delete_user": {"password": "{password}"},
+    "create_task": {"title": "a task"},
+    "update_task": {"title": "another title"},
+}
+# One statement a request; two where a password is verified.
+BUDGET = {"login": 2, "update_user": 2, "change_password": 2, "delete_user": 2}
+
+
+def name(route: Route) -> str:
+    return str(route.handler.__name__)
+
+
+def every(routes: Sequence[Route]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("route", routes, ids=[name(route) for route in routes])
+
+
+def body(route: Route, user: Account) -> dict[str, Any] | None:
+    if name(route) not in BODIES:
+        return None
+    known = {
+        "fresh": uuid.uuid4().hex,
+        "email": user.email,
+        "password": user.password,
+        "refresh": user.tokens["refresh_token"],
+    }
+    return {key: text.format(**known) for key, text in BODIES[name(route)].items()}
+
+
+async def path(route: Route, client: httpx.AsyncClient, owner: Account) -> str:
+    """The route's path with an id of the owner's."""
+    if "{" not in route.path:
+        return BASE + route.path
+    if "sessions" in route.path:
+        sessions = (await client.get(f"{BASE}/auth/sessions", headers=owner.headers)).json()["items"]
+        id = sessions[0]["id"]
+    else:
+        made = await client.post(f"{BASE}/tasks", json={"title": "mine"}, headers=owner.headers)
+        id = str(made.json()["id"])
+        if route.path.endswith("restore"):
+            await client.delete(f"{BASE}/tasks/{id}", headers=owner.headers)
+    return re.sub(r"{id:str}", id, BASE + route.path)
+
+
+def unknown(route: Route) -> str:
+    return re.sub(
+        r"{id:str}",
+        str(uuid.uuid4()) if "sessions" in route.path else "4611686018427387904",
+        BASE + route.path,
+    )
+
+
+def without_id(answer: httpx.Response) -> dict[str, Any]:
+    return {key: value for key, value in answer.json().items() if key != "request_id"}
+
+
+def test_public_routes_are_one_literal_list() -> None:
+    assert {path for path in PUBLIC if path.startswith("/api")} == {
+        f"{BASE}/auth/register",
+        f"{BASE}/auth/login",
+        f"{BASE}/auth/refresh",
+    }
+
+
+@every(PRIVATE)
+async def test_refuses_without_a_living_session(
+    route: Route, client: httpx.AsyncClient, user: Account, app: Edge, connection: Any
+) -> None:
+    url, json = await path(route, client, user), body(route, user)
+    tokens = app.app.state.tokens
+    sid = await connection.fetchval("select id::text from sessions where user_id = $1", user.id)
+    old = tokens.access(user.id, sid, now=time.time() - 3600)
+    foreign = tokens.access(user.id, str(uuid.uuid4()))
+    for headers in ({}, {"Authorization": f"Bearer {old}"}, {"Authorization": f"Bearer {foreign}"}):
+        answer = await client.request(route.method, url, json=json, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    await connection.execute("update users set is_active = false where id = $1", user.id)
+    assert (await client.request(route.method, url, json=json, headers=user.headers)).status_code == 401
+    await connection.execute("delete from users where id = $1", user.id)
+    assert (await client.request(route.method, url, json=json, headers=user.headers)).status_code == 401
+
+
+@every(WITH_ID)
+async def test_anothers_id_answers_as_an_unknown_one(
+    route: Route, client: httpx.AsyncClient, user: Account, other: Account, connection: Any
+) -> None:
+    url = await path(route, client, other)
+    before = await connection.fetch("select t::text from tasks t where user_id = $1", other.id)
+    theirs = await client.request(route.method, url, json=body(route, user), headers=user.headers)
+    nobodys = await client.request(route.method, unknown(route), json=body(route, user), headers=user.headers)
+    assert (theirs.status_code, nobodys.status_code) == (404, 404)
+    assert without_id(theirs) == without_id(nobodys)
+    assert set(theirs.headers) == set(nobodys.headers)
+    assert await connection.fetch("select t::text from tasks t where user_id = $1", other.id) == before
+    own = await client.request(route.method, url, json=body(route, other), headers=other.headers)
+    assert own.status_code == route.status
+
+
+@every(ROUTES)
+async def test_refuses_unknown_parameters(route: Route, client: httpx.AsyncClient, user: Account) -> None:
+    url = await path(route, client, user)
+    answer = await client.request(
+        route.method, f"{url}?no_such=1", json=body(route, user), headers=user.headers
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "no_such"
+
+
+@every([route for route in ROUTES if name(route) in BODIES])
+async def test_refuses_fields_that_are_not_the_callers(
+    route: Route, client: httpx.AsyncClient, user: Account, connection: Any
+) -> None:
+    url = await path(route, client, user)
+    rows = "select (select u::text from users u where id = $1), (select array_agg(t::text) from tasks t where user_id = $1)"
+    before = await connection.fetchrow(rows, user.id)
+    for field in ("id", "user_id", "created_at", "deleted_at", "revision", "is_admin", "password_hash"):
+        given = (body(route, user) or {}) | {field: 1}
+        answer = await client.request(route.method, url, json=given, headers=user.headers)
+        assert answer.status_code == 422, field
+        assert answer.json()["errors"][0]["pointer"] == f"/{field}"
+    assert await connection.fetchrow(rows, user.id) == before
+
+
+@pytest.fixture(scope="module")
+async def counted(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, list[str]]]:
+    """A client of an application whose every statement is written down by asyncpg's query logger."""
+    sent: list[str] = []
+
+    async def log(connection: Any) -> None:
+        connection.add_query_logger(lambda record: sent.append(record.query))
+
+    edge = create_app(settings, init=log)
+    async with started(edge):
+        transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get("/readyz")
+            yield client, sent
+
+
+@every(ROUTES)
+async def test_statement_budget(route: Route, counted: tuple[httpx.AsyncClient, list[str]]) -> None:
+    client, sent = counted
+    user = await sign_up(client)
+    url = await path(route, client, user)
+    sent.clear()
+    answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
+    assert answer.status_code == route.status
+    assert len(sent) == BUDGET.get(name(route), 1)
+
+
+@every(ROUTES)
+async def test_a_refused_request_sends_no_statement(
+    route: Route, counted: tuple[httpx.AsyncClient, list[str]]
+) -> None:
+    client, sent = counted
+    sent.clear()
+    url = unknown(route)
+    await client.request(route.method, f"{url}?no_such=1", json={})
+    assert sent == []
