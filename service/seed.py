@@ -2,13 +2,15 @@
 
 from db import seed
 from db.pool import Database
-from service.passwords import Passwords
 
 DEMO = "test-user-123"
+# Test123! and Admin123!, as service.passwords hashes them: no secrets, and no half second at every start.
+TEST = "$argon2id$v=19$m=19456,t=2,p=1$t7g31Vqy2NGE0+u7YPuU0Q$BwDlAEbIIxYVbEDq2AD/zxXR60phjMGaTrq5IAp1lfg"
+ADMIN = "$argon2id$v=19$m=19456,t=2,p=1$Ca1KfgTayv9R2cxIrJWopQ$+Qy5iY0pDScOIgUMVhPHGHQRRrZ4iASP648SozznAPE"
 USERS = (
-    ("test-user", "test@example.com", "Test User", "Test123!", False),
-    ("admin-user", "admin@example.com", "Admin", "Admin123!", True),
-    (DEMO, "demo@example.com", "Demo User", "Test123!", False),
+    ("test-user", "test@example.com", "Test User", TEST, False),
+    ("admin-user", "admin@example.com", "Admin", ADMIN, True),
+    (DEMO, "demo@example.com", "Demo User", TEST, False),
 )
 TASKS = (
     ("Buy groceries", "Milk, bread, eggs", False, 3, 1),
@@ -19,10 +21,10 @@ TASKS = (
 )
 
 
-async def demo(db: Database, passwords: Passwords) -> None:
+async def demo(db: Database) -> None:
     """Make the demo users that are missing, and the five tasks of the one who has them."""
-    for id, email, name, password, is_admin in USERS:
-        made = await seed.user(db, id, email, name, await passwords.hash(password), is_admin)
+    for id, email, name, password_hash, is_admin in USERS:
+        made = await seed.user(db, id, email, name, password_hash, is_admin)
         if made and id == DEMO:
             for title, description, completed, priority, due_in_days in TASKS:
                 await seed.task(db, id, title, description, completed, priority, due_in_days)

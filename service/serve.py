@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
                 database = stack.enter_context(start(Path(settings.data_dir) / "postgres"))
                 settings, token = _own(settings, database.url)
             else:
-                asyncio.run(_check(settings))
+                _check(settings)
             if settings.workers > 1:
                 shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="roundtrip-metrics-"))
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
@@ -87,52 +87,62 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 
 def _own(settings: Settings, url: str) -> tuple[Settings, str]:
-    """Prepare our own database: migrated by a child process, so that this one never loads SQLAlchemy."""
-    os.environ["DATABASE_URL"] = url
+    """Prepare our own database, and no other that the environment may name; returns a token of a demo user."""
+    os.environ["DATABASE_URL"] = os.environ["DATABASE_URL_UNPOOLED"] = url
     settings = load(host=settings.host, port=settings.port, workers=settings.workers)
+    if asyncio.run(_state(settings)).schema != system.SCHEMA:
+        _migrate()
+    return settings, asyncio.run(_demo(settings, url))
+
+
+def _migrate() -> None:
+    """In a child process, so that this one never loads SQLAlchemy."""
     done = subprocess.run(
         [sys.executable, "-m", "service.migrate", "up"], check=False, capture_output=True, text=True
     )
     if done.returncode:
         raise click.ClickException(f"the migrations failed:\n{done.stderr}")
-    return settings, asyncio.run(_demo(settings, url))
 
 
 async def _demo(settings: Settings, url: str) -> str:
     from db import seed as rows
     from service import seed
-    from service.passwords import Passwords
     from service.tokens import Tokens
 
-    db = Database(parse(url), PoolOptions(size=1))
-    await db.open()
-    passwords = Passwords(4)
-    try:
-        await seed.demo(db, passwords)
+    async with _database(url) as db:
+        await seed.demo(db)
         tokens = Tokens(settings.secret_key or development_secret(settings), ttl=DAY)
         refresh = tokens.first_refresh()
         await rows.session(db, refresh.sid, seed.DEMO, refresh.successor_hash)
         return tokens.access(seed.DEMO, refresh.sid)
+
+
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[Database]:
+    db = Database(parse(url), PoolOptions(size=1))
+    await db.open()
+    try:
+        yield db
     finally:
-        passwords.close()
         await db.close()
 
 
-async def _check(settings: Settings) -> None:
-    """Refuse a schema behind the code; a database that is away may come back, and `/readyz` tells until then."""
+async def _state(settings: Settings) -> system.DatabaseState:
     assert settings.database_url is not None
-    db = Database(parse(settings.database_url), PoolOptions(size=1))
-    await db.open()
+    async with _database(settings.database_url) as db:
+        return await system.state(db)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse a schema behind the code; a database that is away may come back, and `/readyz` tells until then."""
     try:
-        state = await system.state(db)
+        state = asyncio.run(_state(settings))
     except Unavailable as error:
         click.echo(
             f"roundtrip serve: the database does not answer yet ({error}); serving 503 until it does",
             err=True,
         )
         return
-    finally:
-        await db.close()
     if not system.serves(state.schema):
         where = "has no schema" if state.schema is None else f"has its schema at {state.schema}"
         raise click.ClickException(
