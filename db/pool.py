@@ -41,6 +41,7 @@ UNABLE = (
     asyncpg.CannotConnectNowError,
 )
 
+PREPARED = 1000  # statements that a connection keeps prepared, as many as a pooler does
 SETTLE_WITHIN = 5.0  # seconds that a connection has to get over a statement given up on
 
 
@@ -82,6 +83,7 @@ class Database:
             max_size=self.options.size,
             max_inactive_connection_lifetime=self.options.idle,
             max_queries=1_000_000,
+            statement_cache_size=PREPARED,
             max_cached_statement_lifetime=0,  # by default each is prepared anew every five minutes
             timeout=self.options.wait,
             command_timeout=self.options.statement,
@@ -207,9 +209,7 @@ class Database:
         try:
             await connection.execute("select", timeout=SETTLE_WITHIN)
         except (*LOST, asyncpg.PostgresError) as error:
-            log.warning("a connection was dropped: its statement did not end (%s)", type(error).__name__)
-            with suppress(asyncpg.InterfaceError):  # it is closed already
-                connection.terminate()
+            log.warning("a connection was lost over a statement given up: %s", type(error).__name__)
             await self._drop_idle()
         finally:
             await self._release(connection)

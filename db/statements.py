@@ -11,24 +11,31 @@ A statement begins with a header of comments and ends where the next one begins:
     select ...
 
 `{word}` stands for a fragment of `fragments.sql`; `{word x}` for the same with its alias `@` read as `x`.
+
+A header `each: scope live trash, way asc desc` makes a family of four statements, `list_live_asc` and so on. In the member
+`live`, `{scope}` stands for the fragment `scope_live` and `{scope_index}` for `scope_live_index`, in the header too.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Literal, cast
 
 FOLDER = Path(__file__).parent / "sql"
 
 _FRAGMENT = re.compile(r"\{(\w+)(?: ([\w$]+))?\}")
-_HEADER = re.compile(r"^-- ?(?:(name|kind|takes|rides on): *)?(.*)$")
+_HEADER = re.compile(r"^-- ?(?:(name|kind|each|takes|rides on): *)?(.*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One named statement; `name` is "resource.verb", `sql` is what the server is sent."""
+    """One named statement; `name` is "resource.verb", `sql` is what the server is sent.
+
+    A member of a family has its place in it, a value for each axis, behind the family's name.
+    """
 
     name: str
     sql: str
@@ -36,15 +43,23 @@ class Statement:
     takes: tuple[str, ...]
     rides_on: tuple[str, ...]
     doc: str
+    family: str
+    member: tuple[str, ...] = ()
 
 
 @cache
 def load(resource: str) -> dict[str, Statement]:
     """The statements of one resource by verb; a `KeyError` at import is a typo in a name."""
     return {
-        verb: _parse(f"{resource}.{verb}", text)
+        statement.name.partition(".")[2]: statement
         for verb, text in _blocks(FOLDER / f"{resource}.sql", "name").items()
+        for statement in _parse(f"{resource}.{verb}", text)
     }
+
+
+def family(resource: str, verb: str) -> dict[tuple[str, ...], Statement]:
+    """The members of a family by their place in it."""
+    return {s.member: s for s in load(resource).values() if s.family == f"{resource}.{verb}" and s.member}
 
 
 def every() -> Iterator[Statement]:
@@ -54,7 +69,16 @@ def every() -> Iterator[Statement]:
             yield from load(path.stem).values()
 
 
-def _parse(name: str, text: str) -> Statement:
+def _parse(name: str, text: str) -> Iterator[Statement]:
+    """One statement, or every member of a family."""
+    each = re.search(r"^-- each: *(.*)$", text, re.MULTILINE)
+    axes = [axis.split() for axis in each[1].split(",")] if each else []
+    for member in product(*(values for _, *values in axes)):
+        place = dict(zip((axis for axis, *_ in axes), member, strict=True))
+        yield _member(name, "_".join((name, *member)), member, _expand(name, text, place))
+
+
+def _member(family: str, name: str, member: tuple[str, ...], text: str) -> Statement:
     header: dict[str, str] = {}
     doc: list[str] = []
     lines = text.splitlines()
@@ -66,14 +90,16 @@ def _parse(name: str, text: str) -> Statement:
             doc.append(value)
         del lines[0]
     if header.get("kind") not in ("read", "write"):
-        raise ValueError(f"statement {name}: its header needs 'kind: read' or 'kind: write'")
+        raise ValueError(f"statement {family}: its header needs 'kind: read' or 'kind: write'")
     return Statement(
         name=name,
-        sql=_expand(name, "\n".join(lines).strip().rstrip(";")),
+        sql="\n".join(lines).strip().rstrip(";"),
         kind=cast("Literal['read', 'write']", header["kind"]),
         takes=_names(header.get("takes", "")),
         rides_on=_names(header.get("rides on", "")),
         doc=" ".join(doc).strip(),
+        family=family,
+        member=member,
     )
 
 
@@ -81,17 +107,19 @@ def _names(listed: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in listed.split(",") if item.strip())
 
 
-def _expand(name: str, sql: str) -> str:
+def _expand(name: str, text: str, place: dict[str, str]) -> str:
     def fragment(match: re.Match[str]) -> str:
         word, alias = match.groups()
-        text = _fragments().get(word)
-        if text is None:
-            raise ValueError(f"statement {name}: there is no fragment {{{word}}} in fragments.sql")
-        return text.replace("@", alias) if alias else text
+        axis, _, rest = word.partition("_")
+        known = f"{axis}_{place[axis]}" + (f"_{rest}" if rest else "") if axis in place else word
+        found = _fragments().get(known)
+        if found is None:
+            raise ValueError(f"statement {name}: there is no fragment {{{known}}} in fragments.sql")
+        return found.replace("@", alias) if alias else found
 
-    while _FRAGMENT.search(sql):
-        sql = _FRAGMENT.sub(fragment, sql)
-    return sql
+    while _FRAGMENT.search(text):
+        text = _FRAGMENT.sub(fragment, text)
+    return text
 
 
 @cache

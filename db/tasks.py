@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,7 +14,8 @@ from db.pool import Database
 from db.types import Instant
 
 _SQL = statements.load("tasks")
-LIST = _SQL["list"]
+LISTS = statements.family("tasks", "list")
+STATS = _SQL["stats"]
 GET = _SQL["get"]
 CREATE = _SQL["create"]
 UPDATE = _SQL["update"]
@@ -23,11 +24,11 @@ DELETE = _SQL["delete"]
 RESTORE = _SQL["restore"]
 ERASE = _SQL["erase"]
 
-# Above every task: where the first page begins. asyncpg sends this time as infinity.
-TOP = (datetime.max, 2**63 - 1)  # noqa: DTZ901
-
 Status: TypeAlias = Literal["pending", "in_progress", "completed"]
 Label: TypeAlias = Literal["lowest", "low", "medium", "high", "highest"]
+Scope: TypeAlias = Literal["live", "trash"]
+Sort: TypeAlias = Literal["created_at", "updated_at", "due_date", "priority", "title", "status"]
+Way: TypeAlias = Literal["asc", "desc"]
 Verdict: TypeAlias = Literal["absent", "moved", "same", "done"]
 IfMatch: TypeAlias = Sequence[int] | None  # revisions that a task may have, None for any
 
@@ -72,13 +73,47 @@ class Changes(msgspec.Struct):
     reopen: bool = False
 
 
-class Window(msgspec.Struct):
-    """Which rows of the list: below (`before`, `before_id`), then past `skip`, `size` at most."""
+class Shape(NamedTuple):
+    """Which list it is, one axis of the family each."""
 
-    before: datetime
-    before_id: int
+    scope: Scope
+    rows: Literal["plain", "filtered", "searched"]
+    sort: Sort
+    way: Way
+    total: Literal["without", "counted"]
+
+
+class Version(msgspec.Struct):
+    """A list or statistic that a client knows: it holds while `revision` is the user's and `until` is not over.
+
+    `until` is in microseconds since 1970, at which time alone changes it.
+    """
+
+    revision: int | None = None
+    until: int = 2**63 - 1
+
+
+class Window(msgspec.Struct):
+    """Which rows of the list: past `skip`, `size` at most, beyond the position (`after`, `after_id`)."""
+
     skip: int
     size: int
+    after: str
+    after_id: int
+
+
+class Filters(msgspec.Struct):
+    """Which tasks; each default takes all. Times are ISO 8601 texts: asyncpg takes the last of datetime for infinity."""
+
+    statuses: str = "pending,in_progress,completed"
+    priorities: str = "1,2,3,4,5"
+    without_due_date: bool = True
+    due_after: str = "-infinity"
+    due_before: str = "infinity"
+    created_after: str = "-infinity"
+    created_before: str = "infinity"
+    updated_after: str = "-infinity"
+    overdue: Literal["any", "yes", "no"] = "any"
 
 
 class Outcome(msgspec.Struct):
@@ -89,21 +124,81 @@ class Outcome(msgspec.Struct):
 
 
 class Listed(msgspec.Struct):
-    """Tasks and the revision of their user that they were read at; `tasks` is None where that was known."""
+    """A page and the version of the list that it is of; `tasks` is None where that version was known.
+
+    `positions` are where each task stands in the sort; `until` is None where time alone changes nothing.
+    """
 
     revision: int
+    until: int | None
+    total: int | None
     tasks: Sequence[Task] | None
+    positions: Sequence[str]
 
 
-async def list(db: Database, caller: Caller, known: int | None, window: Window) -> Listed | None:
-    """Live tasks, newest first; no task is read where the revision is still `known`."""
-    rows = await db.all(LIST, caller.user_id, caller.sid, known, *astuple(window))
+class Stats(msgspec.Struct):
+    """Counts over the live tasks, and of the trash."""
+
+    until: int
+    total: int
+    pending: int
+    in_progress: int
+    completed: int
+    overdue: int
+    due_today: int
+    trashed: int
+    priority_1: int
+    priority_2: int
+    priority_3: int
+    priority_4: int
+    priority_5: int
+
+
+class Counted(msgspec.Struct):
+    """Statistics and the revision they hold at; `stats` is None where that version was known."""
+
+    revision: int
+    stats: Stats | None
+
+
+# Where the first page of each sort begins: beyond it is everything. The title's is above every title of 500 characters.
+_EDGES: dict[Sort, tuple[str, str]] = {
+    "created_at": ("-infinity", "infinity"),
+    "updated_at": ("-infinity", "infinity"),
+    "due_date": ("-infinity", "infinity"),
+    "priority": ("0", "6"),
+    "title": ("", "\U0010ffff" * 501),
+    "status": ("0", "4"),
+}
+
+
+def edge(sort: Sort, way: Way) -> tuple[str, int]:
+    """The position before the first row of a list."""
+    lowest, highest = _EDGES[sort]
+    return (lowest, -1) if way == "asc" else (highest, 2**63 - 1)
+
+
+async def list(
+    db: Database, shape: Shape, caller: Caller, known: Version, window: Window, filters: Filters, q: str
+) -> Listed | None:
+    """A page of a list, of what has the words of `q` where it is searched; nothing is read where the version is still the `known` one."""
+    given = {"plain": (), "filtered": astuple(filters), "searched": (*astuple(filters), q)}[shape.rows]
+    rows = await db.all(LISTS[shape], caller.user_id, caller.sid, *astuple(known), *astuple(window), *given)
     if not rows:
         return None
-    revision = rows[0][0]
-    if revision == known:
-        return Listed(revision, None)
-    return Listed(revision, [Task(*row[1:]) for row in rows if row[1] is not None])
+    revision, fresh, total, until = rows[0][:4]
+    if not fresh:
+        return Listed(revision, until, total, None, ())
+    found = [row for row in rows if row[5] is not None]
+    return Listed(revision, until, total, [Task(*row[5:]) for row in found], [row[4] for row in found])
+
+
+async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counted | None:
+    """Statistics, with `tz`, an IANA name, for what today is."""
+    row = await db.one(STATS, caller.user_id, caller.sid, *astuple(known), tz)
+    if row is None:
+        return None
+    return Counted(row[0], Stats(*row[2:]) if row[1] else None)
 
 
 async def get(db: Database, caller: Caller, task_id: int) -> Outcome | None:

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, UnsetType
 
 from service.errors import Fault
+from service.passwords import LONGEST, SHORTEST
 
 MAX_EMAIL, MAX_NAME = 255, 255
 
@@ -15,17 +16,23 @@ Email: TypeAlias = Annotated[
     Meta(
         description="One @, no spaces, up to 255 characters; compared without case",
         examples=["ada@example.com"],
+        extra_json_schema={"pattern": r"^[^@\s]+@[^@\s]+$", "maxLength": MAX_EMAIL},
     ),
 ]
 Name: TypeAlias = Annotated[
-    str, Meta(description="1 to 255 characters after trimming", examples=["Ada Lovelace"])
+    str,
+    Meta(
+        description="1 to 255 characters after trimming",
+        examples=["Ada Lovelace"],
+        extra_json_schema={"minLength": 1, "maxLength": MAX_NAME},
+    ),
 ]
 NewPassword: TypeAlias = Annotated[
     str,
     Meta(
         description="8 to 128 characters of any kind, not a common password",
         examples=["correct horse battery"],
-        extra_json_schema={"format": "password"},
+        extra_json_schema={"format": "password", "minLength": SHORTEST, "maxLength": LONGEST},
     ),
 ]
 Password: TypeAlias = Annotated[

@@ -18,7 +18,7 @@ from service.edge import Edge
 from service.gate import Gate
 from service.metrics import Metrics
 from service.passwords import Passwords
-from service.routes import BASE, ROUTES
+from service.routes import ALIAS, BASE, ROUTES, Route
 from service.settings import Settings, SettingsError, development_secret
 from service.throttle import Throttle
 from service.tokens import Tokens
@@ -81,16 +81,20 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
 
 
 def handlers() -> Sequence[HTTPRouteHandler]:
-    """Litestar's handlers for the route table."""
-    return [
-        _METHODS[route.method](
-            BASE + route.path,
-            status_code=route.status,
-            operation_id=route.handler.__name__,
-            opt={"query": route.query},
-        )(route.handler)
-        for route in ROUTES
+    """Litestar's handlers for the route table; those of tasks answer under the user's path too, undocumented."""
+    documented = [_handler(BASE, route, operation_id=route.handler.__name__) for route in ROUTES]
+    aliases = [
+        _handler(ALIAS, route, include_in_schema=False) for route in ROUTES if route.path.startswith("/tasks")
     ]
+    return documented + aliases
+
+
+def _handler(base: str, route: Route, **options: Any) -> HTTPRouteHandler:
+    method = _METHODS[route.method]
+    handler: HTTPRouteHandler = method(
+        base + route.path, status_code=route.status, opt={"query": route.query}, **options
+    )(route.handler)
+    return handler
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig | None:

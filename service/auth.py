@@ -3,11 +3,12 @@
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from litestar import Response
 from litestar.params import FromPath, JSONBody
+from msgspec import Meta
 
 from db import auth
 from db.account import User
@@ -44,7 +45,7 @@ class Registration(msgspec.Struct, forbid_unknown_fields=True):
 class Login(msgspec.Struct, forbid_unknown_fields=True):
     """Who somebody says they are; what is no e-mail address or no password is merely wrong."""
 
-    email: account.Email
+    email: Annotated[str, Meta(examples=["ada@example.com"])]
     password: account.Password
 
 
@@ -168,9 +169,9 @@ def _opening(request: Call, first: Refresh) -> auth.Opening:
 
 
 def _ip(address: str) -> str | None:
-    """An address that PostgreSQL can hold: it knows no zones."""
+    """An address that PostgreSQL can hold; behind a Unix socket there is none."""
     try:
-        return str(ipaddress.ip_address(address.partition("%")[0]))
+        return str(ipaddress.ip_address(address))
     except ValueError:
         return None
 

@@ -3,36 +3,31 @@
 import base64
 import hashlib
 import re
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from service.calls import MAX_ID, Call
 from service.errors import Fault, invalid
 
-_TAG = re.compile(r'"([0-9]{1,19})-([0-9a-f]{16})"')
+_TAG = re.compile(r'"([0-9]{1,19})-(?:([0-9]{1,19})-)?([0-9a-f]{16})"')
 
 
-def write(walk: str, *position: object) -> str:
+def write(walk: str, position: str, id: int) -> str:
     """A cursor: where the next page begins, in the walk (its list, filters and sort) that it belongs to."""
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode((_mark(walk), *position))).decode().rstrip("=")
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode((_mark(walk), position, id))).decode().rstrip("=")
 
 
-def read(cursor: str | UnsetType, walk: str, *kinds: Any) -> Any:
-    """The position in a cursor, as values of `kinds`; None for none. Raises a 422 `Problem` for one not of this walk."""
-    if cursor is UNSET:
-        return None
+def read(cursor: str, walk: str) -> tuple[str, int]:
+    """The position in a cursor. Raises a 422 `Problem` for one that is not ours or of another walk."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        shape: Any = tuple.__class_getitem__((bytes, *kinds))
-        mark, *position = msgspec.msgpack.decode(raw, type=shape)
+        mark, position, id = msgspec.msgpack.decode(raw, type=tuple[bytes, str, int])
     except (ValueError, msgspec.MsgspecError):
         raise invalid(Fault("is not one of ours", parameter="cursor")) from None
-    if mark != _mark(walk) or any(isinstance(v, int) and not 0 <= v <= MAX_ID for v in position):
+    if mark != _mark(walk) or not 0 <= id <= MAX_ID:
         raise invalid(Fault("belongs to another list, filter or sort", parameter="cursor"))
-    return tuple(position)
+    return position, id
 
 
 def link(request: Call, cursor: str) -> str:
@@ -42,17 +37,17 @@ def link(request: Call, cursor: str) -> str:
     return f'<{request.scope["path"]}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
 
 
-def list_tag(request: Call, revision: int) -> str:
-    """The tag of a list: the user's revision, bound to that user and to the query."""
-    return f"{revision}-{_whose(request)}"
+def tag(request: Call, revision: int, until: int | None = None) -> str:
+    """The tag of a list or statistic: the user's revision, and until when it holds, bound to that user and to the query."""
+    return "-".join((str(revision), *((str(until),) if until is not None else ()), _whose(request)))
 
 
-def known_revision(request: Call) -> int | None:
-    """The revision that If-None-Match knows this very list at."""
+def known(request: Call) -> tuple[str, int, int] | None:
+    """The tag of If-None-Match that is of this very list, with its revision and until when it holds."""
     for tag in request.if_none_match() or ():
         match = _TAG.fullmatch(tag)
-        if match and match[2] == _whose(request) and int(match[1]) <= MAX_ID:
-            return int(match[1])
+        if match and match[3] == _whose(request) and int(match[1]) <= MAX_ID >= int(match[2] or 0):
+            return tag[1:-1], int(match[1]), int(match[2] or MAX_ID)
     return None
 
 

@@ -50,11 +50,16 @@ class Gate:
             return
         headers = Headers.from_scope(scope)
         if scope["path_template"] not in PUBLIC:
-            scope["user"] = self._caller(headers)
+            scope["user"] = caller = self._caller(headers)
+            if scope["path_params"].get("user_id", caller.user_id) != caller.user_id:
+                raise Problem(404)
         if route.parsed_data_field:
             _check_type(headers.get("content-type", ""), patch=scope["method"] == "PATCH")
         if scope["path"].startswith("/api/"):
-            scope["params"] = validation.query(scope["query_string"], route.opt.get("query", NoQuery))
+            scope["params"] = params = validation.query(
+                scope["query_string"], route.opt.get("query", NoQuery)
+            )
+            validation.check(params, scope["litestar_app"].state.settings)
         await self.app(scope, receive, send)
 
     def _caller(self, headers: Headers) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from service import auth, tasks, users
+from service import auth, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
+ALIAS = "/api/{user_id:str}"  # of one requirement document; the gate lets only that user in
 IF_MATCH, IF_NONE_MATCH = "If-Match", "If-None-Match"
 
 
@@ -54,8 +55,9 @@ ROUTES = (
     _route("PATCH  /users/me", users.update_user, 200, 409, 429),
     _route("POST   /users/me/password", users.change_password, 204, 429),
     _route("DELETE /users/me", users.delete_user, 204, 429),
-    _route("GET    /tasks", tasks.list_tasks, 200, query=tasks.TaskPage, header=IF_NONE_MATCH),
+    _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),
     _route("POST   /tasks", tasks.create_task, 201),
+    _route("GET    /tasks/stats", tasks.get_stats, 200, query=lists.TaskStatsQuery, header=IF_NONE_MATCH),
     _route("GET    /tasks/{id:str}", tasks.get_task, 200, header=IF_NONE_MATCH),
     _route("PATCH  /tasks/{id:str}", tasks.update_task, 200, 412, header=IF_MATCH),
     _route("DELETE /tasks/{id:str}", tasks.delete_task, 204, 412, query=tasks.TaskDelete, header=IF_MATCH),

@@ -1,7 +1,6 @@
 """Tasks: decode, one statement, encode."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, cast
 
 import msgspec
@@ -10,30 +9,19 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
-from db.tasks import Label, Task
+from db.tasks import Task
 from service import cursors
-from service.calls import MAX_ID, Call, answer, empty, number, signed_in, unchanged
-from service.errors import Fault, Problem, invalid
+from service.calls import Call, answer, empty, number, signed_in, unchanged
+from service.errors import Fault, Problem
+from service.lists import STATUSES, Priority, Status, TaskPage, TaskStatsQuery, Time, level, storable
 from service.settings import Settings
 
-LABELS: tuple[Label, ...] = ("lowest", "low", "medium", "high", "highest")
-STATUSES = ("pending", "in_progress", "completed")
 PATH = "/api/v1/tasks"
 
 Title: TypeAlias = Annotated[
     str, Meta(description="1 to 200 characters after trimming", examples=["Buy milk"])
 ]
 Description: TypeAlias = Annotated[str, Meta(description="Up to 1,000 characters", examples=["2 litres"])]
-Status: TypeAlias = Annotated[
-    str,
-    Meta(description="In any case", examples=["in_progress"], extra_json_schema={"enum": [*STATUSES]}),
-]
-Priority: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=1, le=5)] | Label, Meta(description="1 to 5, or its label", examples=[4, "high"])
-]
-Time: TypeAlias = Annotated[
-    datetime, Meta(tz=True, description="RFC 3339, with a zone", examples=["2026-12-31T17:00:00Z"])
-]
 
 
 class TaskCreate(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,7 +43,7 @@ class TaskCreate(msgspec.Struct, forbid_unknown_fields=True):
     def draft(self) -> tasks.Draft:
         """The row it becomes."""
         status = _status(self) or ("completed" if self.completed is True else "pending")
-        return tasks.Draft(self.title, self.description, status, _level(self.priority), self.due_date)
+        return tasks.Draft(self.title, self.description, status, level(self.priority), self.due_date)
 
 
 class TaskPatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,23 +70,10 @@ class TaskPatch(msgspec.Struct, forbid_unknown_fields=True):
             title=self.title,
             description=self.description,
             status=status,
-            priority=UNSET if self.priority is UNSET else _level(self.priority),
+            priority=UNSET if self.priority is UNSET else level(self.priority),
             due_date=self.due_date,
             reopen=self.completed is False,
         )
-
-
-class TaskPage(msgspec.Struct):
-    """Which page of the list."""
-
-    limit: Annotated[int, Meta(ge=1, le=500, description="Items of a page")] = 50
-    offset: (
-        Annotated[int, Meta(ge=0, le=MAX_ID, description="Items to pass over; not with cursor")] | UnsetType
-    ) = UNSET
-    cursor: (
-        Annotated[str, Meta(max_length=500, description="next_cursor of the page before; not with offset")]
-        | UnsetType
-    ) = UNSET
 
 
 class TaskDelete(msgspec.Struct):
@@ -108,32 +83,87 @@ class TaskDelete(msgspec.Struct):
 
 
 class TaskList(msgspec.Struct):
-    """A page of tasks; `revision` is the user's at that moment."""
+    """A page of tasks; `revision` is the user's at that moment, `total` is there where `count` asked for it."""
 
     items: Sequence[Task]
     next_cursor: str | None
     revision: int
+    total: int | UnsetType = UNSET
+
+
+class ByPriority(msgspec.Struct):
+    """Tasks of each priority."""
+
+    lowest: int = msgspec.field(name="1")
+    low: int = msgspec.field(name="2")
+    medium: int = msgspec.field(name="3")
+    high: int = msgspec.field(name="4")
+    highest: int = msgspec.field(name="5")
+
+
+class TaskStats(msgspec.Struct):
+    """Counts over the live tasks; `completion_rate` is 0 to 1, `due_today` by the day of `tz`."""
+
+    total: int
+    pending: int
+    in_progress: int
+    completed: int
+    overdue: int
+    due_today: int
+    trashed: int
+    by_priority: ByPriority
+    completion_rate: float
+    revision: int
 
 
 async def list_tasks(request: Call) -> Response[TaskList]:
-    """List live tasks, newest first."""
+    """List tasks, live ones newest first unless asked otherwise."""
     page: TaskPage = request.params
-    if page.cursor is not UNSET and page.offset is not UNSET:
-        raise invalid(Fault("is not taken together with cursor", parameter="offset"))
-    before, before_id = cursors.read(page.cursor, "tasks", datetime, int) or tasks.TOP
-    window = tasks.Window(before, before_id, 0 if page.offset is UNSET else page.offset, page.limit + 1)
-    known = cursors.known_revision(request)
-    found = signed_in(await tasks.list(request.db, request.caller, known, window))
-    tag = cursors.list_tag(request, found.revision)
+    found = signed_in(
+        await tasks.list(
+            request.db,
+            page.shape(),
+            request.caller,
+            _known(request),
+            page.window(),
+            page.filters(),
+            page.q or "",
+        )
+    )
     if found.tasks is None:
-        return cast("Response[Any]", empty(304, tag=tag))
+        return _not_modified(request)
     items = found.tasks[: page.limit]
     cursor = None
     headers = {}
     if len(found.tasks) > page.limit:
-        cursor = cursors.write("tasks", items[-1].created_at, items[-1].id)
+        cursor = cursors.write(page.walk(), found.positions[page.limit - 1], items[-1].id)
         headers["Link"] = cursors.link(request, cursor)
-    return answer(TaskList(items, cursor, found.revision), tag=tag, headers=headers)
+    total = UNSET if found.total is None else found.total
+    tag = cursors.tag(request, found.revision, found.until)
+    return answer(TaskList(items, cursor, found.revision, total), tag=tag, headers=headers)
+
+
+async def get_stats(request: Call) -> Response[TaskStats]:
+    """Count tasks by status, priority and time."""
+    query: TaskStatsQuery = request.params
+    counted = signed_in(await tasks.stats(request.db, request.caller, _known(request), query.tz))
+    if (found := counted.stats) is None:
+        return _not_modified(request)
+    stats = TaskStats(
+        total=found.total,
+        pending=found.pending,
+        in_progress=found.in_progress,
+        completed=found.completed,
+        overdue=found.overdue,
+        due_today=found.due_today,
+        trashed=found.trashed,
+        by_priority=ByPriority(
+            found.priority_1, found.priority_2, found.priority_3, found.priority_4, found.priority_5
+        ),
+        completion_rate=found.completed / found.total if found.total else 0,
+        revision=counted.revision,
+    )
+    return answer(stats, tag=cursors.tag(request, counted.revision, found.until))
 
 
 async def create_task(request: Call, data: JSONBody[TaskCreate]) -> Response[Task]:
@@ -179,6 +209,17 @@ async def restore_task(request: Call, id: FromPath[str]) -> Response[Task]:
     return answer(task, tag=task.revision)
 
 
+def _known(request: Call) -> tasks.Version:
+    """The version of this list or statistic that the client has."""
+    known = cursors.known(request)
+    return tasks.Version(*known[1:]) if known else tasks.Version()
+
+
+def _not_modified(request: Call) -> Response[Any]:
+    known = cursors.known(request)
+    return empty(304, tag=known[0] if known else None)
+
+
 def _there(outcome: tasks.Outcome | None) -> Task:
     found = signed_in(outcome)
     _decided(found.verdict)
@@ -190,10 +231,6 @@ def _decided(verdict: tasks.Verdict) -> None:
         raise Problem(404)
     if verdict == "moved":
         raise Problem(412)
-
-
-def _level(priority: int | Label) -> int:
-    return priority if isinstance(priority, int) else LABELS.index(priority) + 1
 
 
 def _status(data: TaskCreate | TaskPatch) -> tasks.Status | None:
@@ -211,12 +248,5 @@ def _faults(data: TaskCreate | TaskPatch, settings: Settings) -> Iterator[Fault]
             yield Fault(f"must be one of {', '.join(STATUSES)}", pointer="/status")
         elif data.completed is not UNSET and data.completed != (status == "completed"):
             yield Fault("contradicts status", pointer="/completed")
-    if data.due_date and not _storable(data.due_date):
+    if data.due_date and not storable(data.due_date):
         yield Fault("must lie in the years 1 to 9999, in UTC", pointer="/due_date")
-
-
-def _storable(time: datetime) -> bool:
-    try:
-        return time.astimezone(UTC).year >= 1
-    except OverflowError:
-        return False

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Generator, Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -56,18 +56,27 @@ def query(raw: bytes, kind: type[T]) -> T:
     for name, text in pairs:
         if name not in fields:
             faults.append(Fault(f"is not known here{_among(fields)}", parameter=_printable(name)))
-        elif _UNFIT.search(text):
+            continue
+        item = _repeatable(fields[name].type)
+        if _UNFIT.search(text):
             faults.append(Fault("must not contain a NUL", parameter=name))
-        elif name in values:
+        elif name in values and not item:
             faults.append(Fault("is given twice", parameter=name))
         else:
             try:
-                values[name] = msgspec.convert(text, fields[name].type, strict=False)
+                value = msgspec.convert(text, item or fields[name].type, strict=False)
+                values[name] = (*values.get(name, ()), value) if item else value
             except msgspec.ValidationError as error:
                 faults.append(Fault(plain(error), parameter=name))
     if faults:
         raise invalid(*faults)
     return kind(**values)
+
+
+def _repeatable(kind: Any) -> Any:
+    """What a parameter that may come more than once has of each, None for the others."""
+    plain_kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_args(plain_kind)[0] if get_origin(plain_kind) is tuple else None
 
 
 def _explained(raw: bytes, kind: type[msgspec.Struct], error: Exception) -> Problem:

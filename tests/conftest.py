@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import hypothesis
 import msgspec
 import pytest
 
@@ -22,6 +23,10 @@ from db.url import parse
 from service.app import create_app
 from service.edge import Edge
 from service.settings import Settings
+
+hypothesis.settings.register_profile("default", max_examples=15, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("default")
 
 TEMPLATE = "template_migrated"
 ROOT = Path(__file__).parent.parent

@@ -37,6 +37,13 @@ class Task(SQLModel, table=True):
             text("id desc"),
             postgresql_where=text("deleted_at is null"),
         ),
+        Index(
+            "tasks_trash_idx",
+            "user_id",
+            text("created_at desc"),
+            text("id desc"),
+            postgresql_where=text("deleted_at is not null"),
+        ),
         Index("tasks_user_id_revision_idx", "user_id", "revision"),
         Index(
             "tasks_user_id_import_key_key",

@@ -77,3 +77,145 @@ case when o.id is null then 'absent'
          when n.id is null then 'moved'
          when d.id is null then 'same'
          else 'done' end as verdict
+
+-- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
+
+-- fragment: unknown
+-- Whether the client's version no longer holds: the revision has moved, or time has passed.
+(c.revision is distinct from $3 or extract(epoch from now()) * 1000000 > $4::bigint)
+
+-- fragment: overdue
+coalesce(t.due_date < now() and t.status <> 'completed', false)
+
+-- fragment: scope_live
+t.deleted_at is null
+
+-- fragment: scope_live_index
+tasks_user_id_created_at_id_idx
+
+-- fragment: scope_trash
+t.deleted_at is not null
+
+-- fragment: scope_trash_index
+tasks_trash_idx
+
+-- fragment: rows_plain
+
+-- fragment: rows_plain_takes
+
+-- fragment: rows_plain_until
+null::bigint
+
+-- fragment: rows_filtered
+{filters}
+
+-- fragment: rows_filtered_takes
+{filters_takes}
+
+-- fragment: rows_filtered_until
+{filters_until}
+
+-- fragment: filters
+and t.status = any(string_to_array($9, ','))
+      and t.priority = any(string_to_array($10, ',')::smallint[])
+      and case when t.due_date is null then $11 else
+          t.due_date >= $12::text::timestamptz and t.due_date < $13::text::timestamptz end
+      and t.created_at >= $14::text::timestamptz and t.created_at < $15::text::timestamptz
+      and t.updated_at >= $16::text::timestamptz
+      and case $17 when 'yes' then {overdue} when 'no' then not {overdue} else true end
+
+-- fragment: filters_takes
+, statuses text, priorities text, without_due_date boolean, due_after text, due_before text, created_after text, created_before text, updated_after text, overdue text
+
+-- fragment: filters_until
+case when $17 <> 'any' and {unknown} then (
+        select (extract(epoch from min(t.due_date)) * 1000000)::bigint
+        from tasks t
+        where t.user_id = $1 and {scope} and t.status <> 'completed' and t.due_date >= now()) end
+
+-- fragment: rows_plain_with
+
+-- fragment: rows_filtered_with
+
+-- fragment: rows_searched_with
+,
+words as materialized (
+    select array_agg('%' || w || '%') as anywhere, array_agg('(^|[^[:alnum:]])' || w) as at_start
+    from regexp_split_to_table(lower($18::text), '[^[:alnum:]]+') w
+    where w <> ''
+)
+
+-- fragment: rows_searched
+{filters}
+      and case when {text} like all ((select anywhere from words)::text[])
+          then {text} ~ all ((select at_start from words)::text[]) else false end
+
+-- fragment: rows_searched_takes
+{filters_takes}, q text
+
+-- fragment: rows_searched_until
+{filters_until}
+
+-- fragment: text
+lower((t.title || ' ' || coalesce(t.description, '')) collate "default")
+
+-- fragment: total_without
+null::bigint
+
+-- fragment: total_counted
+case when {unknown} then (
+        select count(*) from tasks t where t.user_id = $1 and {scope} {rows}) end
+
+-- fragment: sort_created_at
+@.created_at
+
+-- fragment: sort_created_at_type
+timestamptz
+
+-- fragment: sort_updated_at
+@.updated_at
+
+-- fragment: sort_updated_at_type
+timestamptz
+
+-- fragment: sort_due_date
+coalesce(@.due_date, {way_end})
+
+-- fragment: sort_due_date_type
+timestamptz
+
+-- fragment: sort_priority
+@.priority
+
+-- fragment: sort_priority_type
+smallint
+
+-- fragment: sort_title
+lower(@.title) collate "C"
+
+-- fragment: sort_title_type
+text
+
+-- fragment: sort_status
+array_position(array['pending', 'in_progress', 'completed'], @.status)
+
+-- fragment: sort_status_type
+int
+
+-- fragment: way_asc
+asc
+
+-- fragment: way_asc_beyond
+>
+
+-- fragment: way_asc_end
+'infinity'
+
+-- fragment: way_desc
+desc
+
+-- fragment: way_desc_beyond
+<
+
+-- fragment: way_desc_end
+'-infinity'

@@ -3,25 +3,63 @@
 
 -- name: list
 -- kind: read
--- takes: user_id text, sid uuid, known bigint, before timestamptz, before_id bigint, skip bigint, size bigint
--- rides on: tasks_user_id_created_at_id_idx, sessions_pkey, user_state_pkey
--- Live tasks, newest first, with the revision they were read at; `size` rows at most.
--- The page begins below (`before`, `before_id`), infinity for the first, and skips `skip` rows.
--- Where `known` is still the revision no task is read and one row without an id comes back.
+-- each: scope live trash, rows plain filtered searched, sort created_at updated_at due_date priority title status, way asc desc, total without counted
+-- takes: user_id text, sid uuid, revision bigint, until bigint, skip bigint, size bigint, after text, after_id bigint{rows_takes}
+-- rides on: {scope_index}, sessions_pkey, user_state_pkey
+-- A page of tasks with the revision they were read at: beyond (`after`, `after_id`), past `skip` rows, `size` at most.
+-- Nothing is read, and one row without an id comes back, where `revision` is still the user's and `until` is not over:
+-- microseconds since 1970 at which time alone changes the list, null for never.
 -- The user is $1 and not the caller's column, for the planner knows how many tasks a given user has.
-with {caller}
-select c.revision as list_revision, {task p}
+-- `q`: every word, a run of letters and digits, begins one of title or description. A case tries the cheap test first, and
+-- keeps the planner from thinking that few rows match, for which it would give up the order of the index.
+with {caller}{rows_with}
+select c.revision as list_revision, {unknown} as fresh, {total} as total, {rows_until} as until,
+    ({sort p})::text as position, {task p}
 from caller c
 left join lateral (
     select {stored t}
     from tasks t
-    where t.user_id = $1 and t.deleted_at is null
-      and c.revision is distinct from $3
-      and (t.created_at, t.id) < ($4, $5)
-    order by t.created_at desc, t.id desc
-    limit $7 offset $6
+    where t.user_id = $1 and {scope} and {unknown}
+      and ({sort t}, t.id) {way_beyond} ($7::text::{sort_type}, $8)
+      {rows}
+    order by {sort t} {way}, t.id {way}
+    limit $6 offset $5
 ) p on true
-order by p.created_at desc, p.id desc
+order by {sort p} {way}, p.id {way}
+
+-- name: stats
+-- kind: read
+-- takes: user_id text, sid uuid, revision bigint, until bigint, tz text
+-- rides on: tasks_user_id_revision_idx, sessions_pkey, user_state_pkey
+-- Counts over the live tasks, and of the trash, with the revision they hold at and until when: the next task to become
+-- overdue, or the end of the day in `tz`. Nothing is counted where `revision` and `until` still hold.
+with {caller}
+select c.revision as stats_revision, {unknown} as counted, n.until,
+    n.total, n.pending, n.in_progress, n.completed, n.overdue, n.due_today, n.trashed,
+    n.priority_1, n.priority_2, n.priority_3, n.priority_4, n.priority_5
+from caller c
+left join lateral (
+    select
+        (extract(epoch from least(
+            min(t.due_date) filter (where t.deleted_at is null and t.status <> 'completed' and t.due_date >= now()),
+            (date_trunc('day', now() at time zone $5) + interval '1 day') at time zone $5 - interval '1 microsecond'))
+            * 1000000)::bigint as until,
+        count(*) filter (where t.deleted_at is null) as total,
+        count(*) filter (where t.deleted_at is null and t.status = 'pending') as pending,
+        count(*) filter (where t.deleted_at is null and t.status = 'in_progress') as in_progress,
+        count(*) filter (where t.deleted_at is null and t.status = 'completed') as completed,
+        count(*) filter (where t.deleted_at is null and {overdue}) as overdue,
+        count(*) filter (where t.deleted_at is null
+            and (t.due_date at time zone $5)::date = (now() at time zone $5)::date) as due_today,
+        count(*) filter (where t.deleted_at is not null) as trashed,
+        count(*) filter (where t.deleted_at is null and t.priority = 1) as priority_1,
+        count(*) filter (where t.deleted_at is null and t.priority = 2) as priority_2,
+        count(*) filter (where t.deleted_at is null and t.priority = 3) as priority_3,
+        count(*) filter (where t.deleted_at is null and t.priority = 4) as priority_4,
+        count(*) filter (where t.deleted_at is null and t.priority = 5) as priority_5
+    from tasks t
+    where t.user_id = $1 and {unknown}
+) n on true
 
 -- name: get
 -- kind: read

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from db import statements
+from db.pool import PREPARED
 from db.statements import Statement
 
 ROOT = Path(__file__).parents[2]
 STATEMENTS = list(statements.every())
-SENT = pytest.mark.parametrize("statement", STATEMENTS, ids=[statement.name for statement in STATEMENTS])
 Load = Callable[..., dict[str, Statement]]
 
 NOTES = """
@@ -88,14 +88,20 @@ def test_a_statement_has_all_that_its_header_tells(load: Load) -> None:
         takes=("id bigint", "words text[]"),
         rides_on=("notes_pkey", "notes_words_idx"),
         doc="One note. Of many words.",
+        family="notes.get",
     )
 
 
 def test_a_header_may_be_short(load: Load) -> None:
     loaded = load(NOTES)
     assert list(loaded) == ["get", "add", "bare"]
-    assert loaded["add"] == Statement("notes.add", "insert into notes default values", "write", (), (), "")
-    assert loaded["bare"] == Statement("notes.bare", "select 1", "read", (), (), "")
+    for verb, sql, kind in (
+        ("add", "insert into notes default values", "write"),
+        ("bare", "select 1", "read"),
+    ):
+        found = loaded[verb]
+        assert (found.name, found.sql, found.kind) == (f"notes.{verb}", sql, kind)
+        assert (found.takes, found.rides_on, found.doc, found.member) == ((), (), "", ())
 
 
 def test_statements_are_read_once(load: Load) -> None:
@@ -123,6 +129,75 @@ def test_fragments_stand_within_fragments(load: Load) -> None:
     assert load(header("select {mine}"))["get"].sql == (
         "select n.deleted_at is null and n.user_id = $1\n    and n.state = 'open'"
     )
+
+
+FAMILY = """
+-- name: list
+-- kind: read
+-- each: scope live trash, way asc desc
+-- takes: id bigint{scope_takes}
+-- rides on: {scope_index}
+select 1 from notes n where {scope n} order by n.id {way}
+
+-- name: get
+-- kind: read
+select 2
+"""
+
+VALUES = """
+-- fragment: scope_live
+@.deleted_at is null
+
+-- fragment: scope_live_index
+notes_live_idx
+
+-- fragment: scope_live_takes
+
+-- fragment: scope_trash
+{gone @}
+
+-- fragment: gone
+@.deleted_at is not null
+
+-- fragment: scope_trash_index
+notes_trash_idx
+
+-- fragment: scope_trash_takes
+, since timestamptz
+
+-- fragment: way_asc
+asc
+
+-- fragment: way_desc
+desc
+"""
+
+
+def test_a_family_has_a_member_for_each_place(load: Load) -> None:
+    loaded = load(FAMILY, VALUES)
+    assert list(loaded) == ["list_live_asc", "list_live_desc", "list_trash_asc", "list_trash_desc", "get"]
+    member = loaded["list_trash_desc"]
+    assert (member.name, member.family, member.member) == (
+        "notes.list_trash_desc",
+        "notes.list",
+        ("trash", "desc"),
+    )
+    assert member.sql == "select 1 from notes n where n.deleted_at is not null order by n.id desc"
+    assert (member.takes, member.rides_on) == (("id bigint", "since timestamptz"), ("notes_trash_idx",))
+    assert loaded["list_live_asc"].takes == ("id bigint",)
+
+
+def test_a_family_is_found_by_place(load: Load) -> None:
+    loaded = load(FAMILY, VALUES)
+    found = statements.family("notes", "list")
+    assert len(found) == 4
+    assert found["live", "asc"] is loaded["list_live_asc"]
+    assert statements.family("notes", "get") == {}
+
+
+def test_a_value_without_its_fragment_is_refused(load: Load) -> None:
+    with pytest.raises(ValueError, match=r"statement notes\.list: there is no fragment \{way_up\}"):
+        load(FAMILY.replace("asc desc", "asc up"), VALUES)
 
 
 @pytest.mark.parametrize("kind", ["", "-- kind:", "-- kind: reads", "-- kind: Read", "-- kinds: read"])
@@ -155,16 +230,15 @@ def test_an_unknown_resource_is_refused(load: Load) -> None:
 # The files
 
 
-@SENT
-def test_nothing_is_left_to_expand(statement: Statement) -> None:
-    assert not re.search(r"\{\w|@\.", statement.sql)
-    assert statement.name.replace("_", "").replace(".", "").isalnum()
+def test_nothing_is_left_to_expand() -> None:
+    for statement in STATEMENTS:
+        assert not re.search(r"\{\w|@\.", statement.sql), statement.name
 
 
-@SENT
-def test_takes_names_each_parameter(statement: Statement) -> None:
-    used = {int(number) for number in re.findall(r"\$(\d+)", statement.sql)}
-    assert used == set(range(1, len(statement.takes) + 1))
+def test_takes_names_each_parameter() -> None:
+    for statement in STATEMENTS:
+        used = {int(number) for number in re.findall(r"\$(\d+)", statement.sql)}
+        assert used == set(range(1, len(statement.takes) + 1)), statement.name
 
 
 def test_names_are_used_once() -> None:
@@ -172,28 +246,32 @@ def test_names_are_used_once() -> None:
         marked = re.findall(r"^--\s*(?:name|fragment)\b.*$", path.read_text("utf-8"), flags=re.MULTILINE)
         assert len(marked) == len(set(marked)), path.name
         if path.stem != "fragments":
-            assert [f"-- name: {verb}" for verb in statements.load(path.stem)] == marked
+            families = dict.fromkeys(statement.family for statement in statements.load(path.stem).values())
+            assert [f"-- name: {name.removeprefix(path.stem + '.')}" for name in families] == marked
 
 
 def test_every_fragment_is_used() -> None:
     text = "".join(path.read_text("utf-8") for path in statements.FOLDER.glob("*.sql"))
+    axes = [
+        axis.split() for each in re.findall("^-- each: (.*)$", text, re.MULTILINE) for axis in each.split(",")
+    ]
     for word in statements._fragments():
-        assert re.search(rf"\{{{word}[ }}]", text), word
+        names = {word} | {
+            re.sub(rf"^{axis}_{value}(?=_|$)", axis, word) for axis, *values in axes for value in values
+        }
+        assert re.search(rf"\{{({'|'.join(names)})[ }}]", text), word
 
 
 def test_headers_have_no_misspelt_line() -> None:
     for path in sorted(statements.FOLDER.glob("*.sql")):
         for key in re.findall(r"^-- ?([a-z ]{3,12}):(?: |$)", path.read_text("utf-8"), flags=re.MULTILINE):
-            assert key in {"name", "kind", "takes", "rides on", "fragment"}, f"{path.name}: {key}"
+            assert key in {"name", "kind", "each", "takes", "rides on", "fragment"}, f"{path.name}: {key}"
 
 
-@SENT
-def test_fits_asyncpgs_cache(statement: Statement) -> None:
-    assert len(statement.sql) <= 1024 * 15, "longer ones are prepared anew each time"
-
-
-def test_all_fit_asyncpgs_cache() -> None:
-    assert len(STATEMENTS) <= 100, "a connection keeps no more prepared; pass statement_cache_size"
+def test_all_stay_prepared_on_a_connection() -> None:
+    assert len(STATEMENTS) <= PREPARED
+    for statement in STATEMENTS:
+        assert len(statement.sql) <= 1024 * 15, f"asyncpg does not keep {statement.name}"
 
 
 CHANGES = (
@@ -201,11 +279,11 @@ CHANGES = (
 )
 
 
-@SENT
-def test_what_is_sent_twice_changes_nothing(statement: Statement) -> None:
+def test_what_is_sent_twice_changes_nothing() -> None:
     """A read whose connection was lost is sent again."""
-    changes = re.search(CHANGES, code(statement.sql))
-    assert bool(changes) == (statement.kind == "write")
+    for statement in STATEMENTS:
+        changes = re.search(CHANGES, code(statement.sql))
+        assert bool(changes) == (statement.kind == "write"), statement.name
 
 
 STATE = re.compile(
@@ -222,13 +300,13 @@ COMMAND = re.compile(
 )
 
 
-@SENT
-def test_leaves_no_state_in_a_session(statement: Statement) -> None:
+def test_no_statement_leaves_state_in_a_session() -> None:
     """Behind a pooler the next statement may be another client's."""
-    sql = code(statement.sql)
-    assert ";" not in sql
-    assert re.match(r"(with|select|insert|update|delete)\b", sql)
-    assert not STATE.search(sql)
+    for statement in STATEMENTS:
+        sql = code(statement.sql)
+        assert ";" not in sql, statement.name
+        assert re.match(r"(with|select|insert|update|delete)\b", sql), statement.name
+        assert not STATE.search(sql), statement.name
 
 
 def test_no_text_in_the_code_leaves_state_in_a_session() -> None:

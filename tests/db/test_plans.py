@@ -1,10 +1,10 @@
 """Plans on real sizes: the promised index, nothing scanned whole, nothing read that is not needed."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from db import statements, tasks
@@ -12,7 +12,16 @@ from db.statements import Statement
 from db.url import parse
 from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
 
-FIRST = {"before": tasks.TOP[0], "before_id": tasks.TOP[1], "skip": 0, "size": 51, "known": None}
+NEWEST = tasks.Shape("live", "plain", "created_at", "desc", "without")
+FIRST = {
+    "after": "infinity",
+    "after_id": 2**63 - 1,
+    "skip": 0,
+    "size": 51,
+    "revision": None,
+    "until": 2**63 - 1,
+}
+FILTERS = {field.name: field.default for field in msgspec.structs.fields(tasks.Filters)}
 VALUES: dict[str, Any] = {
     "user_id": BIG,
     "sid": SID,
@@ -28,6 +37,9 @@ VALUES: dict[str, Any] = {
         for name in ("title", "description", "status", "priority", "due_date", "name", "email")
     },
     **FIRST,
+    **FILTERS,
+    "tz": "Europe/Berlin",
+    "q": "TASK 5000",
     # accounts
     "email": "somebody.new@example.com",
     "session_id": SID,
@@ -49,7 +61,7 @@ VALUES: dict[str, Any] = {
     "due_in_days": 1,
 }
 OWN_SESSION = {"auth.register", "auth.login", "seed.session"}  # statements that open the session `sid`
-RIDING = [statement for statement in statements.every() if statement.rides_on]
+RIDING = [statement for statement in statements.every() if statement.rides_on and not statement.member]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +83,9 @@ async def values_for(connection: asyncpg.Connection, statement: Statement) -> di
         "select id from tasks where user_id = $1 and title = 'task 5000'", BIG
     )
     values = VALUES | {"task_id": task_id}
+    if statement.family == "tasks.list":
+        after, after_id = tasks.edge(*statement.member[2:4])  # type: ignore[arg-type]
+        values |= {"after": after, "after_id": after_id}
     if statement.name in OWN_SESSION:
         values["sid"] = "00000000-0000-7000-8000-000000000001"
     return values
@@ -91,26 +106,46 @@ async def test_rides_on_its_indexes_and_scans_nothing_whole(
 @pytest.mark.parametrize("mode", ["custom", "generic"])
 @pytest.mark.parametrize(
     "window",
-    [{}, {"skip": 100}, {"before": datetime(2020, 1, 1), "before_id": 1}, {"size": 501}],
+    [{}, {"skip": 100}, {"after": "2020-01-01", "after_id": 1}, {"size": 501}],
     ids=["first", "offset", "past the end", "longest"],
 )
 async def test_list_reads_its_page_and_no_more(
     planned: asyncpg.Connection, window: dict[str, Any], mode: PLAN
 ) -> None:
     values = VALUES | window
-    found = await plan(planned, tasks.LIST, values, mode)
-    read = [node for node in found if node.index == "tasks_user_id_created_at_id_idx"]
-    assert len(read) == 1
-    assert read[0].rows <= values["skip"] + values["size"]
-    assert all(node.rows <= values["size"] for node in found if node.kind in ("Sort", "Incremental Sort"))
+    for total in ("without", "counted"):
+        found = await plan(planned, tasks.LISTS[NEWEST._replace(total=total)], values, mode)
+        ordered = [node for node in found if node.index == "tasks_user_id_created_at_id_idx"]
+        assert min(node.rows for node in ordered) <= values["skip"] + values["size"]
+        assert all(node.rows <= values["size"] for node in found if "Sort" in node.kind)
+        if total == "without":
+            assert len(ordered) == 1
 
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])
-async def test_list_touches_no_task_where_the_revision_is_known(
-    planned: asyncpg.Connection, mode: PLAN
+@pytest.mark.parametrize("shape", tasks.LISTS, ids="_".join)
+async def test_no_list_touches_a_task_where_its_version_is_known(
+    planned: asyncpg.Connection, shape: tasks.Shape, mode: PLAN
 ) -> None:
-    found = await plan(planned, tasks.LIST, VALUES | {"known": 10_000}, mode)
-    assert sum(node.rows for node in found if node.relation == "tasks") == 0
+    values = await values_for(planned, tasks.LISTS[shape]) | {"revision": 10_000}
+    found = await plan(planned, tasks.LISTS[shape], values, mode)
+    assert sum(node.rows + node.dropped for node in found if node.relation == "tasks") == 0
+
+
+@pytest.mark.parametrize("shape", tasks.LISTS, ids="_".join)
+async def test_every_list_reads_the_users_own_rows_at_most(
+    planned: asyncpg.Connection, shape: tasks.Shape
+) -> None:
+    statement = tasks.LISTS[shape]
+    filtered = {"statuses": "completed", "priorities": "1,2", "due_after": "2020-01-01", "overdue": "no"}
+    values = await values_for(planned, statement) | (filtered if shape[1] != "plain" else {})
+    found = await plan(planned, statement, values)
+    assert [node.relation for node in found if node.kind == "Seq Scan"] == []
+    passes = (
+        1 + (shape[4] == "counted") + (shape[1] != "plain")
+    )  # the page, the total, the next to be overdue
+    read = [node for node in found if node.relation == "tasks" and node.kind.endswith("Scan")]
+    assert sum(node.rows + node.dropped for node in read) <= 10_000 * passes
 
 
 async def test_a_write_reads_one_task(planned: asyncpg.Connection) -> None:
@@ -119,3 +154,11 @@ async def test_a_write_reads_one_task(planned: asyncpg.Connection) -> None:
         scans = [node for node in found if node.relation == "tasks" and "Scan" in node.kind]
         assert {node.index for node in scans} == {"tasks_pkey"}, statement.name
         assert all(node.rows <= 1 for node in scans), statement.name
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+async def test_a_search_for_a_common_word_stops_at_its_page(planned: asyncpg.Connection, mode: PLAN) -> None:
+    statement = tasks.LISTS[NEWEST._replace(rows="searched")]
+    found = await plan(planned, statement, VALUES | {"q": "tas"}, mode)
+    read = [node for node in found if node.index == "tasks_user_id_created_at_id_idx"]
+    assert [node.rows + node.dropped for node in read] == [51]

@@ -388,18 +388,35 @@ async def test_hands_and_service_at_once_leave_no_gap(
     assert await revision(connection, user) == len(found) + 20 + 20 == found[-1]
 
 
-async def test_two_hands_over_the_same_users_do_not_deadlock(
-    connection: Connection, database_url: str
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert into tasks (user_id, title) select unnest($1::text[]), 'x'",
+        "update tasks set title = 'changed' where user_id = any($1)",
+        "delete from tasks where user_id = any($1)",
+    ],
+)
+async def test_states_are_locked_in_the_order_of_users(
+    connection: Connection, database_url: str, change: str
 ) -> None:
-    users = [await someone(connection) for _ in range(20)]
-
-    async def work(order: list[str]) -> None:
-        async with connected(database_url) as one:
-            for _ in range(15):
-                await one.execute("insert into tasks (user_id, title) select unnest($1::text[]), 'x'", order)
-
-    await asyncio.gather(work(users), work(users[::-1]), work(sorted(users)))
-    assert {await revision(connection, user) for user in users} == {45}
+    """Whoever waits for the first holds none of the others, so that two such statements cannot deadlock."""
+    users = sorted((uuid.uuid4().hex for _ in range(20)), reverse=True)
+    for user in users:
+        await someone(connection, id=user)
+        await add(connection, user, "one")
+    async with connected(database_url) as holder, connected(database_url) as one:
+        waiting = None
+        async with holder.transaction():
+            await holder.execute("select from user_state where user_id = $1 for update", users[-1])
+            waiting = asyncio.create_task(one.execute(change, users))
+            while not await holder.fetchval(
+                "select cardinality(pg_blocking_pids($1)) > 0", one.get_server_pid()
+            ):
+                await asyncio.sleep(0.01)
+            others = "select from user_state where user_id = any($1) for no key update nowait"
+            assert len(await holder.fetch(others, users[:-1])) == 19
+        await waiting
+    assert {await revision(connection, user) for user in users} == {2}
 
 
 # A new id, and the end
@@ -454,6 +471,29 @@ async def test_a_deleted_user_leaves_nothing(connection: Connection, user: str) 
     await connection.execute("delete from users where id = $1", user)
     assert not any((await contents(connection, user)).values())
     assert await contents(connection, other) == before
+
+
+async def test_a_user_goes_and_changes_in_whatever_order_the_keys_are_followed(
+    migrated_database: str,
+) -> None:
+    """A restore makes foreign keys anew, by table name, and PostgreSQL follows them in the order they were made."""
+    async with connected(migrated_database) as connection:
+        await connection.execute(
+            """
+            alter table user_state drop constraint user_state_user_id_fkey;
+            alter table user_state add constraint user_state_user_id_fkey
+                foreign key (user_id) references users (id) on update cascade on delete cascade;
+            """
+        )
+        user, new = await someone(connection), uuid.uuid4().hex
+        await connection.execute(FILL.format(user=user))
+        before = await contents(connection, user)
+        await connection.execute("update users set id = $2 where id = $1", user, new)
+        assert await contents(connection, new) == before
+        await connection.execute("update users set id = $2, is_active = false where id = $1", new, user)
+        assert '"is_active": false' in (await contents(connection, user))["user_state"]
+        await connection.execute("delete from users where id = $1", user)
+        assert not any((await contents(connection, user)).values())
 
 
 async def test_a_user_goes_together_with_tasks_of_another(connection: Connection, user: str) -> None:

@@ -22,7 +22,7 @@ create table notes (
 
 def statement(sql: str, kind: Literal["read", "write"] = "read", name: str = "notes.test") -> Statement:
     """A statement of a test's own."""
-    return Statement(name=name, sql=sql, kind=kind, takes=(), rides_on=(), doc="")
+    return Statement(name=name, family=name, member=(), sql=sql, kind=kind, takes=(), rides_on=(), doc="")
 
 
 ONE = statement("select 1", name="notes.one")
@@ -118,19 +118,14 @@ async def warm(db: Database, connections: int) -> None:
     assert db.connections == connections
 
 
-async def running(watch: asyncpg.Connection) -> int:
-    """How many connections of pools to this database are in a transaction on the server, a statement's own too."""
-    return await _backends(watch, "count(*)", "and xact_start is not null")
-
-
-async def idle_soon(watch: asyncpg.Connection) -> None:
-    """Wait until no statement runs on the server and no transaction is open."""
-    await _none(watch, "and xact_start is not null")
+async def running(watch: asyncpg.Connection, number: int) -> None:
+    """Wait until so many connections of pools to this database have a transaction, a statement's own too."""
+    await _until(watch, number, "and xact_start is not null")
 
 
 async def gone_soon(watch: asyncpg.Connection) -> None:
     """Wait until the server has no connection of a pool to this database."""
-    await _none(watch, "")
+    await _until(watch, 0, "")
 
 
 async def kill(watch: asyncpg.Connection) -> int:
@@ -152,9 +147,9 @@ async def _backends(watch: asyncpg.Connection, what: str, which: str) -> int:
     return found
 
 
-async def _none(watch: asyncpg.Connection, which: str) -> None:
+async def _until(watch: asyncpg.Connection, number: int, which: str) -> None:
     for _ in range(250):
-        if not await _backends(watch, "count(*)", which):
+        if await _backends(watch, "count(*)", which) == number:
             return
         await asyncio.sleep(0.02)
-    pytest.fail("the server still has connections that it should not have")
+    pytest.fail(f"the server has never had {number} such connections")

@@ -10,7 +10,7 @@ import pytest
 
 from db import pool
 from db.errors import Refused, Unavailable, Unstorable
-from db.statements import Statement
+from db.statements import Statement, every
 from tests.faults.pools import (
     ADD,
     ONE,
@@ -18,7 +18,6 @@ from tests.faults.pools import (
     Ledger,
     count,
     eventually,
-    idle_soon,
     kill,
     opened,
     running,
@@ -73,6 +72,16 @@ async def test_a_refused_statement_is_one_round_trip(proxy: Proxy) -> None:
         assert proxy.messages == ["BES"] * 2
 
 
+async def test_many_statements_stay_prepared(proxy: Proxy) -> None:
+    many = [statement(f"select {number}") for number in range(len(list(every())) + 1)]
+    async with opened(proxy.url, wait=10) as db:
+        for _ in range(2):
+            proxy.sent.clear()
+            for one in many:
+                await db.one(one)
+        assert proxy.messages == ["BES"] * len(many)
+
+
 async def test_no_connection_before_it_is_needed_or_after(proxy: Proxy) -> None:
     async with opened(proxy.url, idle=0.1) as db:
         await asyncio.sleep(0.1)
@@ -113,7 +122,7 @@ async def test_a_stalled_network(proxy: Proxy, watch: Watch, known: Statement) -
         await asyncio.gather(*(unavailable(db, known, *given) for given in arguments))
         proxy.flow()
         await db.one(ONE)
-        await idle_soon(watch)
+        await running(watch, 0)
         for value in values:
             assert await count(watch, value) <= 1
 
@@ -185,8 +194,7 @@ async def test_a_lost_read_is_answered(proxy: Proxy, fault: Fault) -> None:
 async def test_a_read_is_answered_though_its_backend_was_ended(proxy: Proxy, watch: Watch) -> None:
     async with opened(proxy.url, statement=2) as db:
         reads = [asyncio.create_task(db.all(SLOW_READ)) for _ in range(3)]
-        while await running(watch) < 3:
-            await asyncio.sleep(0.01)
+        await running(watch, 3)
         assert await kill(watch) == 3
         assert [len(rows) for rows in await asyncio.gather(*reads)] == [1, 1, 1]
 
@@ -201,6 +209,34 @@ async def test_a_read_is_sent_twice_at_most(proxy: Proxy) -> None:
         await read
 
 
+async def test_a_retry_ends_by_the_deadline_of_its_request(proxy: Proxy, watch: Watch) -> None:
+    async with opened(proxy.url, wait=0.1, statement=1.5) as db:
+        await warm(db, 1)
+        proxy.sent.clear()
+        read = asyncio.create_task(unavailable(db, SLEEP, 30))
+        await eventually(lambda: proxy.executed)
+        await asyncio.sleep(1.3)
+        proxy.cut()
+        await read
+        assert proxy.executed == 2
+    await kill(watch)
+
+
+async def test_a_retry_connects_by_the_deadline_of_its_request(proxy: Proxy, watch: Watch) -> None:
+    async with opened(proxy.url, wait=2, statement=0.3) as db:
+        proxy.stall()
+        read = asyncio.create_task(unavailable(db, SLEEP, 30))
+        await asyncio.sleep(1.7)
+        proxy.flow()
+        await eventually(lambda: proxy.executed)
+        proxy.stall()
+        proxy.cut()
+        await read
+        assert (proxy.executed, proxy.attempts) == (1, 2)
+        proxy.flow()
+    await kill(watch)
+
+
 @LOSSES
 async def test_a_lost_write_is_not_sent_again(proxy: Proxy, watch: Watch, fault: Fault) -> None:
     async with opened(proxy.url, statement=2) as db:
@@ -209,7 +245,7 @@ async def test_a_lost_write_is_not_sent_again(proxy: Proxy, watch: Watch, fault:
         await eventually(lambda: proxy.executed)
         fault(proxy)
         await write
-        await idle_soon(watch)
+        await running(watch, 0)
         assert proxy.executed == 1
         assert await count(watch, value) <= 1
 
@@ -260,6 +296,17 @@ async def test_connections_that_fell_silent_cost_one_deadline(proxy: Proxy) -> N
         await db.one(ONE)
 
 
+async def test_a_silent_connection_is_dropped_whatever_its_last_statement(proxy: Proxy) -> None:
+    number = statement("select $1::int")
+    async with opened(proxy.url) as db:
+        await db.one(number, 1)
+        proxy.silence()
+        with pytest.raises(Unstorable):
+            await db.one(number, 10**12)
+        await eventually(lambda: db.connections == 0)
+        await db.one(ONE)
+
+
 async def test_the_good_connections_of_others_are_left_to_them(proxy: Proxy) -> None:
     async with opened(proxy.url, statement=2) as db:
         read = asyncio.create_task(db.all(SLOW_READ))
@@ -279,7 +326,7 @@ async def test_the_good_connections_of_others_are_left_to_them(proxy: Proxy) -> 
 async def test_a_statement_past_its_deadline_is_cancelled(proxy: Proxy, watch: Watch) -> None:
     async with opened(proxy.url, size=2) as db:
         await asyncio.gather(*(unavailable(db, SLEEP, 30) for _ in range(2)))
-        await idle_soon(watch)
+        await running(watch, 0)
         await eventually(lambda: db.limiter.used == 0)
         links = len(proxy.links)
         assert links == db.connections == 2  # still good for another
@@ -290,14 +337,30 @@ async def test_a_statement_past_its_deadline_is_cancelled(proxy: Proxy, watch: W
 async def test_callers_who_give_up_leave_nothing(proxy: Proxy, watch: Watch) -> None:
     async with opened(proxy.url, wait=5, statement=5) as db:
         callers = [asyncio.create_task(db.one(SLEEP, 30)) for _ in range(40)]
-        while await running(watch) < 4:
-            await asyncio.sleep(0.01)
+        await running(watch, 4)
         for caller in callers:
             caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
         assert all(caller.cancelled() for caller in callers)
-        await idle_soon(watch)
+        await running(watch, 0)
         await asyncio.gather(*(db.one(ONE) for _ in range(20)))
+
+
+async def test_a_caller_who_gives_up_does_not_wait_for_the_network(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SETTLE_WITHIN", 4)
+    async with opened(proxy.url, wait=5, statement=5) as db:
+        await warm(db, 2)
+        proxy.stall()
+        callers = [asyncio.create_task(db.one(ONE)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        for caller in callers:
+            caller.cancel()
+        async with asyncio.timeout(2):
+            await asyncio.gather(*callers, return_exceptions=True)
+        assert db.limiter.used == 2  # until it is known what became of their connections
+        proxy.flow()
 
 
 async def test_callers_who_give_up_at_any_moment_leave_nothing(
@@ -315,7 +378,7 @@ async def test_callers_who_give_up_at_any_moment_leave_nothing(
 
         for _ in range(10):
             await asyncio.gather(*(caller() for _ in range(20)))
-        await idle_soon(watch)
+        await running(watch, 0)
         await asyncio.gather(*(db.one(ONE) for _ in range(20)))
 
 
@@ -323,7 +386,7 @@ async def test_a_value_that_cannot_be_sent_leaves_no_transaction_open(proxy: Pro
     async with opened(proxy.url) as db:
         with pytest.raises(Unstorable):
             await db.one(statement("select $1::int"), 10**12)
-        await idle_soon(watch)
+        await running(watch, 0)
         await eventually(lambda: db.limiter.used == 0)
         await db.one(ONE)
         assert proxy.attempts == 1
@@ -412,7 +475,7 @@ async def test_each_acknowledged_write_is_there_once(
         proxy.chaos = None
         proxy.cut()
         await db.one(ONE)
-        await idle_soon(watch)
+        await running(watch, 0)
         rows = await watch.fetch("select value from notes where value like $1", f"{run} %")
         ledger.check([row["value"] for row in rows])
         assert ledger.unknown

@@ -114,6 +114,7 @@ async def test_register_refuses_what_is_no_email(client: httpx.AsyncClient, emai
         ({"email": None, "password": 5, "name": 7}, ["/email", "/password", "/name"]),
         ({"email": "a@b", "password": PASSWORD, "is_admin": True}, ["/is_admin"]),
         ({"email": "a@b", "password": "x" * 129}, ["/password"]),
+        ({"email": "a\u00a0@b", "password": "x"}, ["/email", "/password"]),
     ],
 )
 async def test_register_names_every_fault(

@@ -143,8 +143,9 @@ def test_weaker_hashes_are_outdated_and_stronger_ones_are_not() -> None:
 async def test_the_queue_is_bounded_and_the_loop_goes_on(gate: threading.Event) -> None:
     passwords = Passwords(queue=3)
     tries = [asyncio.create_task(passwords.verify(None, GOOD)) for _ in range(CORES + 3 + 20)]
-    while sum(task.done() for task in tries) < 20:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while sum(task.done() for task in tries) < 20:
+            await asyncio.sleep(0)
     gate.set()
     answers = await asyncio.gather(*tries, return_exceptions=True)
     refused = [answer for answer in answers if answer is not False]
@@ -158,24 +159,23 @@ async def test_the_queue_is_bounded_and_the_loop_goes_on(gate: threading.Event) 
 
 async def test_as_many_at_once_as_cores_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     passwords = Passwords(queue=2 * CORES)
-    together = threading.Barrier(CORES)
-    most = running = 0
-    lock = threading.Lock()
+    hold = threading.Event()
+    begun: list[str] = []
 
     def verify(*_: str) -> bool:
-        nonlocal most, running
-        assert threading.current_thread() is not threading.main_thread()
-        with lock:
-            running += 1
-            most = max(most, running)
-        together.wait(30)
-        with lock:
-            running -= 1
-        return True
+        begun.append(threading.current_thread().name)
+        return hold.wait(30)
 
     monkeypatch.setattr(module, "_verify", verify)
-    assert all(await asyncio.gather(*(passwords.verify("stored", GOOD) for _ in range(3 * CORES))))
-    assert most == CORES
+    tries = [asyncio.create_task(passwords.verify("stored", GOOD)) for _ in range(3 * CORES)]
+    async with asyncio.timeout(10):
+        while len(begun) < CORES:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)  # one too many would have begun by now
+    assert len(begun) == CORES
+    hold.set()
+    assert all(await asyncio.gather(*tries))
+    assert all(name.startswith("password") for name in begun)
     passwords.close()
 
 

@@ -183,3 +183,16 @@ async def test_a_refused_request_sends_no_statement(
     url = unknown(route)
     await client.request(route.method, f"{url}?no_such=1", json={})
     assert sent == []
+
+
+@every([route for route in ROUTES if route.path.startswith("/tasks")])
+async def test_tasks_answer_under_their_users_path(
+    route: Route, client: httpx.AsyncClient, user: Account, other: Account
+) -> None:
+    url = (await path(route, client, user)).replace(BASE, f"/api/{user.id}")
+    theirs = url.replace(user.id, other.id)
+    given: dict[str, Any] = {"json": body(route, user), "headers": user.headers}
+    assert (await client.request(route.method, theirs, **given)).status_code == 404
+    assert (await client.request(route.method, url, json=body(route, user))).status_code == 401
+    assert (await client.request(route.method, url, **given)).status_code == route.status
+    assert (await client.request(route.method, f"{url}?no_such=1", **given)).status_code == 422

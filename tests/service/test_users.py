@@ -402,6 +402,22 @@ async def test_deletion_amid_that_users_writes(
         assert await leftovers(connection, user) == {}
 
 
+async def test_deletion_locks_the_state_before_anything_else(
+    client: httpx.AsyncClient, user: Account, connection: asyncpg.Connection
+) -> None:
+    """As every writer does, who then needs the user's row for a foreign key: in another order they would deadlock."""
+    async with connection.transaction():
+        await connection.execute("select from user_state where user_id = $1 for no key update", user.id)
+        deletion = asyncio.create_task(
+            client.request("DELETE", ME, json={"password": user.password}, headers=user.headers)
+        )
+        await blocked(connection)
+        await connection.execute("select from users where id = $1 for key share nowait", user.id)
+        await connection.execute("insert into tasks (user_id, title) values ($1, 'x')", user.id)
+    assert (await deletion).status_code == 204
+    assert await leftovers(connection, user) == {}
+
+
 async def test_no_secret_in_any_log(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, connection: asyncpg.Connection
 ) -> None:
