@@ -169,6 +169,8 @@ class Database:
     def _judge(self, statement: Statement, error: Exception) -> None:
         """Raise what a failure means to the caller; return where it means a mistake of ours."""
         name = f"{statement.name}: {type(error).__name__}"
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None  # it repeats the row, and errors are logged
         match error:
             case asyncpg.IntegrityConstraintViolationError() if error.constraint_name:
                 raise Refused(error.constraint_name) from error

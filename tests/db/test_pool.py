@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -127,7 +128,10 @@ async def test_a_named_constraint_refuses(ground: str) -> None:
         with pytest.raises(Refused) as caught:
             await db.one(KEEP, fresh(), -1)
         assert caught.value.constraint == "notes_amount_range"
-        assert CANARY not in str(caught.value)
+        assert CANARY not in "".join(traceback.format_exception(caught.value))
+        with pytest.raises(asyncpg.NotNullViolationError) as crash:
+            await db.one(KEEP, fresh(), None)
+        assert CANARY not in "".join(traceback.format_exception(crash.value))
 
 
 UNSTORABLE = {
