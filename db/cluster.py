@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 INSTALLED = Path("/usr/lib/postgresql")
 NOBODY = 65534
-UNSHARE = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+UNSHARE = ["unshare", "--user"]
 SCRAM_ITERATIONS = 16  # the first major version with the setting
 BUILTIN_LOCALE = 17
 
@@ -65,14 +66,25 @@ def prepare(data: Path, binaries: Path) -> list[str]:
 
 
 def _unprivileged(cluster: Path) -> tuple[list[str], int]:
-    """What to put before PostgreSQL's commands, which root may not run, and the uid to own its files."""
-    if (uid := os.geteuid()) != 0:
+    """What to put before PostgreSQL's commands, and the uid to own its files.
+
+    Neither root nor a user without a name, as containers have them, may run them.
+    """
+    uid = os.geteuid()
+    names = {user.pw_uid: user.pw_name for user in pwd.getpwall()}
+    if uid and uid in names:
         return [], uid
-    owner = cluster.stat().st_uid if cluster.exists() else 0
-    if owner == 0:
-        if _works(UNSHARE):
-            return UNSHARE, 0  # still root's files; the server sees them as its own
-        owner = NOBODY
+    somebody = next(known for known in names if known)
+    unshare = [*UNSHARE, f"--map-user={somebody}", f"--map-group={somebody}"]
+    owner = cluster.stat().st_uid if cluster.exists() else uid
+    if owner == uid and _works(unshare):
+        return unshare, uid  # still our files; the server sees them as its own
+    if uid:
+        raise EmbeddedError(
+            f"PostgreSQL does not run as user {uid}, who has no name on this machine, and `unshare --user` does not "
+            "work here. Run this as a user with a name, or set DATABASE_URL to a server of your own."
+        )
+    owner = owner or NOBODY
     setpriv = ["setpriv", f"--reuid={owner}", f"--regid={owner}", "--clear-groups", "--pdeathsig=INT"]
     if _works(setpriv):
         return setpriv, owner

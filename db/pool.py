@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 import asyncpg
@@ -141,8 +142,8 @@ class Database:
         settled = False
         try:
             connection = await self._acquire(connect_by - clock())
-            sent = clock()
-            answer = await send(connection, min(self.options.statement, end - sent))
+            sent = perf_counter()  # uvloop's clock goes by milliseconds
+            answer = await send(connection, min(self.options.statement, end - clock()))
             settled = True
         except _FAILED as error:
             # A value that cannot be sent is a DataError too, of asyncpg's own making.
@@ -153,7 +154,7 @@ class Database:
             raise
         finally:
             await self._leave(connection, settled=settled)
-        took = clock() - sent
+        took = perf_counter() - sent
         if self._observe:
             self._observe(statement, took)
         if self.options.echo:

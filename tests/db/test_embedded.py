@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -506,3 +507,21 @@ def test_root_without_any_way_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster, "_works", lambda _: False)
     with pytest.raises(embedded.EmbeddedError, match=r"root.*unshare.*setpriv.*plain user"):
         embedded.start(tmp_path / "data")
+
+
+@pytest.mark.parametrize("uid", [0, 54321], ids=["root", "nameless"])
+def test_who_may_not_run_it_is_somebody_with_a_name(
+    uid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(cluster, "_works", lambda _: True)
+    prefix, owner = cluster._unprivileged(tmp_path / "cluster")
+    assert (prefix[:2], owner) == (["unshare", "--user"], uid)
+    assert pwd.getpwuid(int(prefix[2].removeprefix("--map-user="))).pw_uid != 0
+
+
+def test_a_user_without_a_name_is_told_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(cluster, "_works", lambda _: False)
+    with pytest.raises(embedded.EmbeddedError, match=r"54321.*no name.*DATABASE_URL"):
+        cluster._unprivileged(tmp_path / "cluster")

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import random
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import asyncpg
 import pytest
+import uvloop
 
 from db.errors import Refused, Unavailable, Unstorable
 from db.pool import Database, PoolOptions
@@ -77,17 +78,29 @@ async def test_rows_and_no_rows(ground: str) -> None:
         assert await db.all(numbers, 0) == []
 
 
-async def test_observers_are_told_of_every_answer(ground: str) -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_observers_are_told_of_every_answer(
+    ground: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     told: list[tuple[Statement, float]] = []
-    db = Database(parse(ground), PoolOptions(size=1), observe=lambda what, took: told.append((what, took)))
-    await db.open()
-    await db.one(ONE)
-    await db.all(ONE)
-    with pytest.raises(asyncpg.UndefinedColumnError):
-        await db.one(statement("select nothing"))
-    await db.close()
-    assert [what for what, _ in told] == [ONE, ONE]
+
+    async def use() -> None:
+        db = Database(
+            parse(ground), PoolOptions(size=1), observe=lambda what, took: told.append((what, took))
+        )
+        await db.open()
+        for _ in range(5):
+            await db.one(ONE)
+            await db.all(ONE)
+        with pytest.raises(asyncpg.UndefinedColumnError):
+            await db.one(statement("select nothing"))
+        await db.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(use())
+    assert [what for what, _ in told] == [ONE] * 10
     assert all(0 < took < 5 for _, took in told)
+    assert any(took * 1000 % 1 for _, took in told), "whole milliseconds are too coarse"
 
 
 def test_a_pool_may_be_made_before_there_is_a_loop(ground: str) -> None:
