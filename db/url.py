@@ -3,7 +3,7 @@ which Neon refuses, and its `sslmode=require` verifies no certificate.
 """
 
 from dataclasses import dataclass, field
-from ssl import SSLContext, create_default_context
+from ssl import SSLContext, TLSVersion, create_default_context
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -95,4 +95,5 @@ def _tls(mode: str | None, root: str | None) -> SSLContext | str | bool:
     except OSError as error:
         raise UrlError(f"sslrootcert cannot be read: {error.strerror}") from None
     context.check_hostname = mode != "verify-ca"
+    context.minimum_version = TLSVersion.TLSv1_2  # whatever the system's defaults are
     return context

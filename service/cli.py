@@ -2,6 +2,7 @@
 
 import click
 
+from service.health import health
 from service.migrate import migrate
 from service.serve import serve
 
@@ -29,6 +30,7 @@ def settings() -> None:
 
 main.add_command(serve)
 main.add_command(migrate)
+main.add_command(health)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

@@ -19,7 +19,7 @@ from db.caller import Caller
 from db.errors import Unstorable
 from db.pool import Database
 from db.url import parse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run, with_database
 from tests.faults.pools import ONE, SLEEP, Ledger, eventually, opened, statement, unavailable, warm
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -109,19 +109,31 @@ class Pooler:
             await asyncio.to_thread(self._process.wait)
 
 
+@pytest.fixture(scope="module")
+async def home(server: str, template: str, worker_id: str) -> AsyncIterator[str]:
+    """A migrated database of these tests alone."""
+    name = f"pooled_{worker_id}"
+    await run(server, f"create database {name} template {template}")
+    yield with_database(server, name)
+    await run(server, f"drop database {name} with (force)")
+
+
 @pytest.fixture
-async def pooler(binary: str, migrated_database: str, tmp_path: Path) -> AsyncIterator[Pooler]:
-    """A PgBouncer in front of a database of this test's own."""
-    pooler = Pooler(binary, migrated_database, tmp_path)
+async def pooler(binary: str, home: str, tmp_path: Path) -> AsyncIterator[Pooler]:
+    """A PgBouncer in front of it."""
+    pooler = Pooler(binary, home, tmp_path)
     await pooler.start()
     yield pooler
     await pooler.kill()
 
 
 @pytest.fixture
-async def watch(migrated_database: str) -> AsyncIterator[asyncpg.Connection]:
+async def watch(home: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the pooler."""
-    connection = await asyncpg.connect(**parse(migrated_database).kwargs())
+    connection = await asyncpg.connect(**parse(home).kwargs())
+    async with asyncio.timeout(10):  # until the pooler of the test before is gone
+        while await servers(connection):
+            await asyncio.sleep(0.02)
     yield connection
     await connection.close()
 
@@ -176,8 +188,9 @@ async def test_many_clients_over_few_connections(pooler: Pooler, watch: asyncpg.
         await asyncio.gather(*(work(pool, caller) for pool, caller in zip(pools, callers * 3, strict=True)))
         assert db.connections + other.connections > SERVERS
         assert 0 < await servers(watch) <= SERVERS
-        assert not await watch.fetchval("select count(*) from tasks")
-        assert await watch.fetchval("select count(*) from tombstones") == 24
+        users = [caller.user_id for caller in callers]
+        assert not await watch.fetchval("select count(*) from tasks where user_id = any($1)", users)
+        assert await watch.fetchval("select count(*) from tombstones where user_id = any($1)", users) == 24
 
 
 async def test_every_statement_of_tasks(pooler: Pooler) -> None:
@@ -185,8 +198,8 @@ async def test_every_statement_of_tasks(pooler: Pooler) -> None:
     every = list(statements.load("tasks").values())
     async with opened(pooler.url, size=SERVERS + 2, wait=10, statement=10) as db:
         for _ in range(2):
-            for run in (every, every[::-1]):
-                answers = await asyncio.gather(*(db.all(one, *[None] * len(one.takes)) for one in run))
+            for order in (every, every[::-1]):
+                answers = await asyncio.gather(*(db.all(one, *[None] * len(one.takes)) for one in order))
                 assert not any(answers)
 
 
@@ -243,7 +256,8 @@ async def test_a_restart_under_way(pooler: Pooler, watch: asyncpg.Connection) ->
         for _ in range(20):
             assert await tasks.get(db, caller, 1)
     assert reads.unknown, "nobody noticed"
-    ledger.check([row["title"] for row in await watch.fetch("select title from tasks")])
+    rows = await watch.fetch("select title from tasks where user_id = $1", caller.user_id)
+    ledger.check([row["title"] for row in rows])
 
 
 async def test_a_value_that_cannot_be_sent_holds_no_connection(
