@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from db.url import UrlError, parse
 
-Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
 
 SECRET_BYTES = 32
 LISTS = ("cors_origins", "trusted_proxies")
@@ -127,6 +127,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=20_000)], Meta(description="Characters of a task's description")
     ] = 1000
 
+    def __repr__(self) -> str:
+        """Without the secret, and without the passwords of URLs: a repr ends up in logs."""
+        return f"Settings(environment={self.environment!r}, ...)"
+
     @property
     def direct_url(self) -> str | None:
         """Where migrations and whatever needs a session of its own go."""
@@ -140,10 +144,14 @@ def load(environ: Mapping[str, str] | None = None, **changes: object) -> Setting
     for every setting that is wrong.
     """
     given = dict(os.environ if environ is None else environ)
-    if given.get("ENVIRONMENT", "development") != "production" and environ is None:
-        given = {k: v for k, v in dotenv_values(".env").items() if v is not None} | given
     values: dict[str, Any] = {}
     wrong: list[str] = []
+    if given.get("ENVIRONMENT", "development") != "production" and environ is None:
+        file = {name: text for name, text in dotenv_values(".env").items() if text is not None}
+        if file.get("ENVIRONMENT") == "production":
+            wrong.append("ENVIRONMENT: .env is for development; say production in the environment itself")
+        given = file | given
+    given = {name: text.strip() for name, text in given.items()}
     for name, kind in get_type_hints(Settings, include_extras=True).items():
         if changes.get(name) is not None:
             values[name] = changes[name]
@@ -179,7 +187,7 @@ def _read(name: str, kind: Any, text: str) -> object:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     if kind is bool or "bool" in str(kind):
         text = {"on": "true", "yes": "true", "off": "false", "no": "false"}.get(text.lower(), text)
-    return msgspec.convert(text.strip(), kind, strict=False)
+    return msgspec.convert(text, kind, strict=False)
 
 
 def plain(error: msgspec.ValidationError) -> str:

@@ -25,7 +25,7 @@ from service.edge import Edge
 from service.settings import Settings
 
 hypothesis.settings.register_profile("default", max_examples=15, derandomize=True)
-hypothesis.settings.register_profile("long", max_examples=1000, print_blob=True)
+hypothesis.settings.register_profile("long", max_examples=300, print_blob=True)
 hypothesis.settings.load_profile("default")
 
 TEMPLATE = "template_migrated"

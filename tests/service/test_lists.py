@@ -1,6 +1,6 @@
 """Lists, counts and statistics against a model of them in Python.
 
-The long run, at least 20,000 queries: uv run pytest tests/service/test_lists.py --hypothesis-profile=long
+The long run, 300 x 20 lists walked by cursor and by offset, over 20,000 queries: uv run pytest tests/service/test_lists.py --hypothesis-profile=long
 """
 
 import re

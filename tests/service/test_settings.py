@@ -114,7 +114,6 @@ def test_proxies() -> None:
         ("SECRET_KEY", "short", "5 bytes, 32 at least"),
         ("SECRET_KEY", "x" * 64, "too simple"),
         ("SECRET_KEY", "changeme" * 4 + "aaaa", "too simple"),
-        ("SECRET_KEY", " " * 64, "0 bytes"),
         ("DATABASE_URL", "mysql://u:p@h/d", "begin with postgresql://"),
         ("DATABASE_URL_UNPOOLED", "postgresql://u:p@h", "database"),
         ("DATABASE_POOL_SIZE", "0", ">= 1"),
@@ -345,3 +344,27 @@ def test_processes_that_start_together_agree(tmp_path: Path) -> None:
     assert len(secrets) == 1
     assert len(secrets.pop().strip()) >= 64
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["secret"]
+
+
+def test_blanks_are_not_set() -> None:
+    assert load({"DATABASE_URL": " ", "SECRET_KEY": "\t"}) == DEFAULTS
+    assert load({"DATABASE_ECHO": " on "}).database_echo is True
+    assert wrong(PRODUCTION | {"DATABASE_URL": " "}) == ["DATABASE_URL: it must be set in production"]
+
+
+@pytest.mark.parametrize("name", ["DATABASE_POOL_TIMEOUT", "DATABASE_STATEMENT_TIMEOUT", "SHUTDOWN_TIMEOUT"])
+def test_no_wait_is_endless(name: str) -> None:
+    assert wrong({name: "inf"})[0].startswith(f"{name}: expected a number <= 86400")
+    assert wrong({"DATABASE_POOL_SIZE": "1" + "0" * 22})
+
+
+def test_a_dotenv_cannot_make_it_production(folder: Path) -> None:
+    (folder / ".env").write_text("ENVIRONMENT=production\n")
+    with pytest.raises(SettingsError, match=r"ENVIRONMENT: \.env is for development"):
+        load()
+
+
+def test_a_repr_tells_no_secret() -> None:
+    shown = repr(load(PRODUCTION))
+    assert SECRET not in shown
+    assert URL not in shown
