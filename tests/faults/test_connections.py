@@ -27,8 +27,6 @@ from tests.faults.pools import (
 )
 from tests.faults.proxy import Proxy
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 SLOW_ADD = statement(
     "insert into notes (value) select $1 from pg_sleep(0.4) returning id", "write", name="notes.slow_add"
 )

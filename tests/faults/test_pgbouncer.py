@@ -22,8 +22,6 @@ from db.url import parse
 from tests.conftest import ROOT, run, with_database
 from tests.faults.pools import ONE, SLEEP, Ledger, eventually, opened, statement, unavailable, warm
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 HOW = (
     "no PgBouncer (1.21 or later): put it on the PATH, name it in PGBOUNCER, or have it at "
     ".roundtrip/pgbouncer/pgbouncer"

@@ -60,7 +60,6 @@ async def test_bodies_and_rows_have_examples_and_limits(document: dict[str, Any]
     assert set(schemas["Task"]["required"]) == set(schemas["Task"]["properties"])
 
 
-@pytest.mark.xdist_group("serve")
 def test_schemathesis_finds_nothing(tmp_path: Path, migrated_database: str) -> None:
     settings = {
         "DATABASE_URL": migrated_database,

@@ -14,8 +14,6 @@ from service.settings import table
 from tests.conftest import with_database
 from tests.service.served import PATIENCE, command, environment, served
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 
 def roundtrip(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
