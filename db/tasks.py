@@ -1,17 +1,16 @@
 """Tasks in the database: one function per statement of `sql/tasks.sql`."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from msgspec.structs import astuple
 
 from db import statements
 from db.caller import Caller
 from db.pool import Database
-from db.types import Instant
+from db.task import Changes, Draft, Task
 
 _SQL = statements.load("tasks")
 LISTS = statements.family("tasks", "list")
@@ -24,53 +23,11 @@ DELETE = _SQL["delete"]
 RESTORE = _SQL["restore"]
 ERASE = _SQL["erase"]
 
-Status: TypeAlias = Literal["pending", "in_progress", "completed"]
-Label: TypeAlias = Literal["lowest", "low", "medium", "high", "highest"]
 Scope: TypeAlias = Literal["live", "trash"]
 Sort: TypeAlias = Literal["created_at", "updated_at", "due_date", "priority", "title", "status"]
 Way: TypeAlias = Literal["asc", "desc"]
 Verdict: TypeAlias = Literal["absent", "moved", "same", "done"]
 IfMatch: TypeAlias = Sequence[int] | None  # revisions that a task may have, None for any
-
-
-class Task(msgspec.Struct, gc=False):
-    """A task as its statements give it and as the API shows it; times in UTC."""
-
-    id: int
-    user_id: str
-    title: str
-    description: str | None
-    status: Status
-    completed: bool
-    priority: int
-    priority_label: Label
-    due_date: Instant | None
-    created_at: Instant
-    updated_at: Instant
-    completed_at: Instant | None
-    deleted_at: Instant | None
-    revision: int
-
-
-class Draft(msgspec.Struct):
-    """What a new task is made of."""
-
-    title: str
-    description: str | None
-    status: Status
-    priority: int
-    due_date: datetime | None
-
-
-class Changes(msgspec.Struct):
-    """A merge patch: what is unset stays. `reopen` makes a completed task pending and leaves another as it is."""
-
-    title: str | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    status: Status | UnsetType = UNSET
-    priority: int | UnsetType = UNSET
-    due_date: datetime | UnsetType | None = UNSET
-    reopen: bool = False
 
 
 class Shape(NamedTuple):

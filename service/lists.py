@@ -10,26 +10,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
-from db.tasks import Label
 from service import cursors
 from service.calls import MAX_ID
 from service.errors import Fault
 from service.settings import Settings
+from service.task import STATUSES, Priority, Status, Time, level, storable
 
-LABELS: tuple[Label, ...] = ("lowest", "low", "medium", "high", "highest")
-STATUSES = ("pending", "in_progress", "completed")
 ZONES = zoneinfo.available_timezones()
-
-Status: TypeAlias = Annotated[
-    str,
-    Meta(description="In any case", examples=["in_progress"], extra_json_schema={"enum": [*STATUSES]}),
-]
-Priority: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=1, le=5)] | Label, Meta(description="1 to 5, or its label", examples=[4, "high"])
-]
-Time: TypeAlias = Annotated[
-    datetime, Meta(tz=True, description="RFC 3339, with a zone", examples=["2026-12-31T17:00:00Z"])
-]
 # fmt: off
 Order: TypeAlias = Literal[
     "created_at", "updated_at", "due_date", "priority", "title", "status",
@@ -150,19 +137,6 @@ class TaskStatsQuery(msgspec.Struct):
     def faults(self, settings: Settings) -> Iterator[Fault]:  # noqa: ARG002
         if self.tz not in ZONES:
             yield Fault("is not an IANA time zone such as Europe/Berlin", parameter="tz")
-
-
-def level(priority: int | Label) -> int:
-    """A priority as it is stored."""
-    return priority if isinstance(priority, int) else LABELS.index(priority) + 1
-
-
-def storable(time: datetime) -> bool:
-    """Whether a time lies in the years 1 to 9999 in UTC, too."""
-    try:
-        return time.astimezone(UTC).year >= 1
-    except OverflowError:
-        return False
 
 
 def _text(time: datetime | UnsetType, neutral: str) -> str:

@@ -1,7 +1,7 @@
 """Tasks: decode, one statement, encode."""
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Response
@@ -9,71 +9,14 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
-from db.tasks import Task
+from db.task import Task
 from service import cursors
 from service.calls import Call, answer, empty, number, signed_in, unchanged
-from service.errors import Fault, Problem
-from service.lists import STATUSES, Priority, Status, TaskPage, TaskStatsQuery, Time, level, storable
-from service.settings import Settings
+from service.errors import Problem
+from service.lists import TaskPage, TaskStatsQuery
+from service.task import TaskCreate, TaskPatch
 
 PATH = "/api/v1/tasks"
-
-Title: TypeAlias = Annotated[
-    str, Meta(description="1 to 200 characters after trimming", examples=["Buy milk"])
-]
-Description: TypeAlias = Annotated[str, Meta(description="Up to 1,000 characters", examples=["2 litres"])]
-
-
-class TaskCreate(msgspec.Struct, forbid_unknown_fields=True):
-    """A new task; only its title is required."""
-
-    title: Title
-    description: Description | None = None
-    status: Status | UnsetType = UNSET
-    completed: bool | UnsetType = UNSET
-    priority: Priority = 3
-    due_date: Time | None = None
-
-    def __post_init__(self) -> None:
-        self.title = self.title.strip()
-
-    def faults(self, settings: Settings) -> Iterator[Fault]:
-        return _faults(self, settings)
-
-    def draft(self) -> tasks.Draft:
-        """The row it becomes."""
-        status = _status(self) or ("completed" if self.completed is True else "pending")
-        return tasks.Draft(self.title, self.description, status, level(self.priority), self.due_date)
-
-
-class TaskPatch(msgspec.Struct, forbid_unknown_fields=True):
-    """A merge patch (RFC 7396): what is absent stays; null clears `description` and `due_date`."""
-
-    title: Title | UnsetType = UNSET
-    description: Description | UnsetType | None = UNSET
-    status: Status | UnsetType = UNSET
-    completed: bool | UnsetType = UNSET
-    priority: Priority | UnsetType = UNSET
-    due_date: Time | UnsetType | None = UNSET
-
-    def __post_init__(self) -> None:
-        if self.title is not UNSET:
-            self.title = self.title.strip()
-
-    def faults(self, settings: Settings) -> Iterator[Fault]:
-        return _faults(self, settings)
-
-    def changes(self) -> tasks.Changes:
-        """What it sets; `completed: false` says only that the task shall not be a completed one."""
-        status = _status(self) or ("completed" if self.completed is True else UNSET)
-        return tasks.Changes(
-            title=self.title,
-            description=self.description,
-            status=status,
-            priority=UNSET if self.priority is UNSET else level(self.priority),
-            due_date=self.due_date,
-            reopen=self.completed is False,
-        )
 
 
 class TaskDelete(msgspec.Struct):
@@ -231,22 +174,3 @@ def _decided(verdict: tasks.Verdict) -> None:
         raise Problem(404)
     if verdict == "moved":
         raise Problem(412)
-
-
-def _status(data: TaskCreate | TaskPatch) -> tasks.Status | None:
-    return None if data.status is UNSET else cast("tasks.Status", data.status.lower())
-
-
-def _faults(data: TaskCreate | TaskPatch, settings: Settings) -> Iterator[Fault]:
-    if data.title is not UNSET and not 1 <= len(data.title) <= settings.title_max_length:
-        yield Fault(f"must have 1 to {settings.title_max_length} characters after trimming", pointer="/title")
-    if data.description and len(data.description) > settings.description_max_length:
-        yield Fault(f"must have {settings.description_max_length} characters at most", pointer="/description")
-    if data.status is not UNSET:
-        status = data.status.lower()
-        if status not in STATUSES:
-            yield Fault(f"must be one of {', '.join(STATUSES)}", pointer="/status")
-        elif data.completed is not UNSET and data.completed != (status == "completed"):
-            yield Fault("contradicts status", pointer="/completed")
-    if data.due_date and not storable(data.due_date):
-        yield Fault("must lie in the years 1 to 9999, in UTC", pointer="/due_date")

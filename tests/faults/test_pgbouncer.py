@@ -18,6 +18,7 @@ from db import seed, statements, tasks
 from db.caller import Caller
 from db.errors import Unstorable
 from db.pool import Database
+from db.task import Changes, Draft
 from db.url import parse
 from tests.conftest import ROOT, run, with_database
 from tests.faults.pools import ONE, SLEEP, Ledger, eventually, opened, statement, unavailable, warm
@@ -146,11 +147,11 @@ async def somebody(db: Database) -> Caller:
 
 async def work(db: Database, caller: Caller) -> None:
     """Every statement of a task's life, each answered as it must be."""
-    draft = tasks.Draft(title="draft", description=None, status="pending", priority=3, due_date=None)
+    draft = Draft(title="draft", description=None, status="pending", priority=3, due_date=None)
     task = await tasks.create(db, caller, draft)
     assert task is not None
     id = task.id
-    changed = await tasks.update(db, caller, id, [task.revision], tasks.Changes(title="changed"))
+    changed = await tasks.update(db, caller, id, [task.revision], Changes(title="changed"))
     assert changed is not None
     assert changed.verdict == "done"
     toggled = await tasks.toggle(db, caller, id, None)
@@ -227,9 +228,7 @@ async def test_a_restart_under_way(pooler: Pooler, watch: asyncpg.Connection) ->
         async def write(name: int) -> None:
             while not over.is_set():
                 title = f"{name} {uuid.uuid4()}"
-                await ledger.enter(
-                    title, tasks.create(db, caller, tasks.Draft(title, None, "pending", 3, None))
-                )
+                await ledger.enter(title, tasks.create(db, caller, Draft(title, None, "pending", 3, None)))
                 await asyncio.sleep(0.01)
 
         async def read() -> None:
