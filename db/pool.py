@@ -7,8 +7,8 @@ that it works behind a transaction-mode pooler; every wait has a deadline, after
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import asyncpg
 from db.errors import Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
+from db.transaction import Transaction
 from db.url import ConnectArgs
 
 log = logging.getLogger("db")
@@ -115,6 +116,36 @@ class Database:
         """Run a statement that gives any number of rows; raises as `one` does."""
         return await self._run(statement, lambda c, t: c.fetch(statement.sql, *args, timeout=t))
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Several statements, all of them or none: committed where the block ends, undone where it raises.
+
+        Raises `Unavailable` where no connection is to be had, or where it is lost: then, if it was lost while committing,
+        nobody knows whether it did.
+        """
+        clock = asyncio.get_running_loop().time
+        connect_by = clock() + self.options.wait
+        await self._enter(connect_by)
+        connection = None
+        settled = False
+        try:
+            connection = await self._acquire(connect_by - clock())
+            own = connection.transaction()
+            await _part("begin", own.start())
+            try:
+                yield Transaction(connection, _part)
+            except BaseException:
+                with suppress(*LOST):
+                    await own.rollback()
+                    settled = True
+                raise
+            await _part("commit", own.commit())
+            settled = True
+        except _Again as again:
+            raise Unavailable(str(again)) from again.__cause__
+        finally:
+            await self._leave(connection, settled=settled)
+
     async def _run(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]]) -> T:
         """Send a statement; once more, within the same deadline, where that cannot do it twice.
 
@@ -134,10 +165,7 @@ class Database:
     async def _try(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]], end: float) -> T:
         clock = asyncio.get_running_loop().time
         connect_by = min(clock() + self.options.wait, end)
-        try:
-            await self.limiter.enter(connect_by)
-        except TimeoutError:
-            raise Unavailable(f"no connection was free within {self.options.wait:g} s") from None
+        await self._enter(connect_by)
         connection = None
         settled = False
         try:
@@ -150,7 +178,7 @@ class Database:
             settled = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.DataError)
             if isinstance(error, LOST) and not isinstance(error, TimeoutError):
                 await self._drop_idle()
-            self._judge(statement, error)
+            _judge(statement.name, error, again=statement.kind == "read")
             raise
         finally:
             await self._leave(connection, settled=settled)
@@ -161,28 +189,17 @@ class Database:
             log.info("%s %.1f ms", statement.name, took * 1000)
         return answer
 
+    async def _enter(self, by: float) -> None:
+        try:
+            await self.limiter.enter(by)
+        except TimeoutError:
+            raise Unavailable(f"no connection was free within {self.options.wait:g} s") from None
+
     async def _acquire(self, timeout: float) -> Any:
         try:
             return await self._pool.acquire(timeout=max(timeout, 0.001))
         except (*LOST, asyncpg.PostgresError, UnicodeError) as error:  # UnicodeError: of an impossible host
             raise _Again(f"no connection to {self.args.place}: {type(error).__name__} {error}") from error
-
-    def _judge(self, statement: Statement, error: Exception) -> None:
-        """Raise what a failure means to the caller; return where it means a mistake of ours."""
-        name = f"{statement.name}: {type(error).__name__}"
-        if isinstance(error, asyncpg.PostgresError):
-            error.detail = None  # it repeats the row, and errors are logged
-        match error:
-            case asyncpg.IntegrityConstraintViolationError() if error.constraint_name:
-                raise Refused(error.constraint_name) from error
-            case asyncpg.DataError() | ValueError() | OverflowError():
-                raise Unstorable(name) from error  # its text repeats the value
-            case TimeoutError():
-                raise Unavailable(f"{name}: no answer within {self.options.statement:g} s") from error
-            case _ if isinstance(error, UNDONE) or (isinstance(error, LOST) and statement.kind == "read"):
-                raise _Again(name) from error
-            case _ if isinstance(error, LOST + UNABLE):
-                raise Unavailable(f"{name}: {error}") from error
 
     async def _leave(self, connection: Any, *, settled: bool) -> None:
         """Give the connection and the place back, off the caller's path where the network must first be waited for."""
@@ -228,6 +245,36 @@ class _Again(Exception):
 
 
 _FAILED = (asyncpg.PostgresError, *LOST, ValueError, OverflowError)
+
+
+def _judge(name: str, error: Exception, *, again: bool) -> None:
+    """Raise what a failure means to the caller; return where it means a mistake of ours.
+
+    `again`: what was sent may be sent once more although nobody knows whether it happened.
+    """
+    name = f"{name}: {type(error).__name__}"
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = None  # it repeats the row, and errors are logged
+    match error:
+        case asyncpg.IntegrityConstraintViolationError() if error.constraint_name:
+            raise Refused(error.constraint_name) from error
+        case asyncpg.DataError() | ValueError() | OverflowError():
+            raise Unstorable(name) from error  # its text repeats the value
+        case TimeoutError():
+            raise Unavailable(f"{name}: no answer within its deadline") from error
+        case _ if isinstance(error, UNDONE) or (isinstance(error, LOST) and again):
+            raise _Again(name) from error
+        case _ if isinstance(error, LOST + UNABLE):
+            raise Unavailable(f"{name}: {error}") from error
+
+
+async def _part(name: str, doing: Awaitable[T]) -> T:
+    """A part of a transaction: judged like a statement, never sent again by itself."""
+    try:
+        return await doing
+    except _FAILED as error:
+        _judge(name, error, again=False)
+        raise
 
 
 async def _keep(_: object) -> None:

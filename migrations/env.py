@@ -126,7 +126,7 @@ def _url() -> str:
     if given := attributes.get("url"):
         return str(given)
     try:
-        url = load().direct_url
+        url = load(serving=False).direct_url
     except SettingsError as error:
         raise CommandError(str(error)) from None
     if url is None:

@@ -3,12 +3,11 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from granian.server.mp import MPServer
 from db import system
 from db.embedded import EmbeddedError, start
 from db.errors import Unavailable
-from db.pool import Database, PoolOptions
-from db.url import parse
+from service import command
 from service.settings import Settings, SettingsError, development_secret, load
 
 BANNER = """
@@ -90,18 +88,9 @@ def _own(settings: Settings, url: str) -> tuple[Settings, str]:
     """Prepare our own database, and no other that the environment may name; returns a token of a demo user."""
     os.environ["DATABASE_URL"] = os.environ["DATABASE_URL_UNPOOLED"] = url
     settings = load(host=settings.host, port=settings.port, workers=settings.workers)
-    if asyncio.run(_state(settings)).schema != system.SCHEMA:
-        _migrate()
+    if asyncio.run(command.state(url)).schema != system.SCHEMA:
+        command.migrate(url)
     return settings, asyncio.run(_demo(settings, url))
-
-
-def _migrate() -> None:
-    """In a child process, so that this one never loads SQLAlchemy."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service.migrate", "up"], check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise click.ClickException(f"the migrations failed:\n{done.stderr}")
 
 
 async def _demo(settings: Settings, url: str) -> str:
@@ -109,7 +98,7 @@ async def _demo(settings: Settings, url: str) -> str:
     from service import seed
     from service.tokens import Tokens
 
-    async with _database(url) as db:
+    async with command.opened(url) as db:
         await seed.demo(db)
         tokens = Tokens(settings.secret_key or development_secret(settings), ttl=DAY)
         refresh = tokens.first_refresh()
@@ -117,37 +106,18 @@ async def _demo(settings: Settings, url: str) -> str:
         return tokens.access(seed.DEMO, refresh.sid)
 
 
-@asynccontextmanager
-async def _database(url: str) -> AsyncIterator[Database]:
-    db = Database(parse(url), PoolOptions(size=1))
-    await db.open()
-    try:
-        yield db
-    finally:
-        await db.close()
-
-
-async def _state(settings: Settings) -> system.DatabaseState:
-    assert settings.database_url is not None
-    async with _database(settings.database_url) as db:
-        return await system.state(db)
-
-
 def _check(settings: Settings) -> None:
     """Refuse a schema behind the code; a database that is away may come back, and `/readyz` tells until then."""
+    assert settings.database_url is not None
     try:
-        state = asyncio.run(_state(settings))
+        state = asyncio.run(command.state(settings.database_url))
     except Unavailable as error:
         click.echo(
             f"roundtrip serve: the database does not answer yet ({error}); serving 503 until it does",
             err=True,
         )
         return
-    if not system.serves(state.schema):
-        where = "has no schema" if state.schema is None else f"has its schema at {state.schema}"
-        raise click.ClickException(
-            f"the database {where}, this version needs {system.SCHEMA}; bring it up with: roundtrip migrate"
-        )
+    command.check(state)
 
 
 def _run(settings: Settings, token: str | None) -> None:

@@ -137,10 +137,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.database_url_unpooled or self.database_url
 
 
-def load(environ: Mapping[str, str] | None = None, **changes: object) -> Settings:
+def load(environ: Mapping[str, str] | None = None, *, serving: bool = True, **changes: object) -> Settings:
     """Read the environment, and in development what `.env` adds to it.
 
-    `changes` are settings that a command line gave; None stands for not given. Raises `SettingsError` with a line
+    `changes` are settings that a command line gave; None stands for not given. What only `serving` needs is not asked of
+    commands on the database. Raises `SettingsError` with a line
     for every setting that is wrong.
     """
     given = dict(os.environ if environ is None else environ)
@@ -161,7 +162,7 @@ def load(environ: Mapping[str, str] | None = None, **changes: object) -> Setting
             except msgspec.ValidationError as error:
                 wrong.append(f"{name.upper()}: {plain(error)}")
     settings = Settings(**values)
-    wrong += _contradictions(settings)
+    wrong += _contradictions(settings, serving=serving)
     if wrong:
         raise SettingsError("\n".join(wrong))
     return settings
@@ -198,7 +199,7 @@ def plain(error: msgspec.ValidationError) -> str:
     return text.replace("Invalid enum value", "is not one of the values this takes:").replace("`", "")
 
 
-def _contradictions(settings: Settings) -> list[str]:
+def _contradictions(settings: Settings, *, serving: bool) -> list[str]:
     wrong = []
     for name in ("database_url", "database_url_unpooled"):
         try:
@@ -221,7 +222,7 @@ def _contradictions(settings: Settings) -> list[str]:
     elif secret is not None and len(set(secret)) < 8:  # noqa: PLR2004
         wrong.append("SECRET_KEY: it is too simple; make one with: openssl rand -base64 48")
     if settings.environment == "production":
-        if secret is None:
+        if serving and secret is None:
             wrong.append("SECRET_KEY: it must be set in production; make one with: openssl rand -base64 48")
         if settings.database_url is None:
             wrong.append("DATABASE_URL: it must be set in production")

@@ -1,0 +1,118 @@
+"""Several statements, all of them or none."""
+
+import asyncio
+import uuid
+
+import asyncpg
+import pytest
+
+from db import seed, statements
+from db.errors import Refused, Unavailable
+from db.pool import Database
+
+USER = seed.USER
+COUNT = statements.Statement(
+    "test.count", "select count(*) from users where id = any($1)", "read", (), (), "", ""
+)
+SLEEP = statements.Statement("test.sleep", "select pg_sleep(30)", "read", (), (), "", "")
+END = statements.Statement(
+    "test.end", "select pg_terminate_backend(pg_backend_pid())", "read", (), (), "", ""
+)
+
+
+def person() -> tuple[str, str, str, str, bool]:
+    name = uuid.uuid4().hex
+    return name, f"{name}@example.com", name, "", False
+
+
+async def there(db: Database, *people: tuple[str, str, str, str, bool]) -> int:
+    row = await db.one(COUNT, [id for id, *_ in people])
+    assert row is not None
+    return int(row[0])
+
+
+async def test_all_of_it_is_committed_where_the_block_ends(db: Database) -> None:
+    a, b = person(), person()
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+        await whole.all(USER, *b)
+        assert await there(db, a, b) == 0
+    assert await there(db, a, b) == 2
+
+
+async def test_an_exception_undoes_all_of_it(db: Database) -> None:
+    a = person()
+    with pytest.raises(OSError, match="disk"):
+        async with db.transaction() as whole:
+            await whole.one(USER, *a)
+            raise OSError("the disk is full")
+    assert await there(db, a) == 0
+
+
+async def test_a_savepoint_is_undone_alone(db: Database) -> None:
+    a, b, c = person(), person(), person()
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+        with pytest.raises(KeyError):
+            async with whole.transaction() as part:
+                await part.one(USER, *b)
+                raise KeyError
+        async with whole.transaction() as part:
+            await part.one(USER, *c)
+    assert [await there(db, who) for who in (a, b, c)] == [1, 0, 1]
+
+
+async def test_a_refusal_names_its_constraint_and_a_savepoint_survives_it(db: Database) -> None:
+    a = person()
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+        with pytest.raises(Refused, match="tasks_title_length"):
+            async with whole.transaction() as part:
+                await part.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], " ")])
+        assert await whole.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], "too")]) == 2
+    assert await there(db, a) == 1
+
+
+async def test_cancellation_undoes_all_of_it_and_frees_the_connection(db: Database) -> None:
+    a, started = person(), asyncio.Event()
+
+    async def work() -> None:
+        async with db.transaction() as whole:
+            await whole.one(USER, *a)
+            started.set()
+            await whole.one(SLEEP)
+
+    task = asyncio.create_task(work())
+    await started.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await there(db, a) == 0
+    await asyncio.gather(*(there(db, a) for _ in range(db.options.size)))  # every place is free again
+
+
+async def test_a_lost_connection_is_unavailable_and_undoes_all_of_it(db: Database) -> None:
+    a = person()
+    with pytest.raises(Unavailable):
+        async with db.transaction() as whole:
+            await whole.one(USER, *a)
+            await whole.one(END)
+    assert await there(db, a) == 0
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+    assert await there(db, a) == 1
+
+
+async def test_pages_hold_no_more_rows_than_asked_for(db: Database) -> None:
+    numbers = statements.Statement("test.numbers", "select generate_series(1, 2500)", "read", (), (), "", "")
+    async with db.transaction() as whole:
+        sizes = [len(rows) async for rows in whole.pages(numbers, size=1000)]
+    assert sizes == [1000, 1000, 500]
+
+
+async def test_a_mistake_of_ours_passes_as_it_is(db: Database) -> None:
+    wrong = statements.Statement("test.wrong", "select nowhere", "read", (), (), "", "")
+    with pytest.raises(asyncpg.UndefinedColumnError):
+        async with db.transaction() as whole:
+            await whole.one(wrong)
