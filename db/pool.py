@@ -131,7 +131,7 @@ class Database:
         try:
             connection = await self._acquire(connect_by - clock())
             own = connection.transaction()
-            await _part("begin", own.start())
+            await _part("start of a transaction", own.start())
             try:
                 yield Transaction(connection, _part)
             except BaseException:
@@ -139,7 +139,7 @@ class Database:
                     await own.rollback()
                     settled = True
                 raise
-            await _part("commit", own.commit())
+            await _part("end of a transaction", own.commit())
             settled = True
         except _Again as again:
             raise Unavailable(str(again)) from again.__cause__

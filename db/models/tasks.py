@@ -3,7 +3,17 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, SmallInteger, String, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Text,
+    text,
+)
 from sqlmodel import Field, Relationship, SQLModel
 
 from db.models.base import FIRST_MOMENT, PAST_LAST_MOMENT, SPACE, identity, moment, owner
@@ -122,3 +132,29 @@ class Tombstone(SQLModel, table=True):
     deleted_at: datetime | None = Field(default=None, sa_column=moment("When it was erased"))
 
     user: "User" = Relationship(back_populates="tombstones")
+
+
+class TaskWords(SQLModel, table=True):
+    """Made by triggers on `tasks`, never by hand; apart from it, so that only a change of the text writes here."""
+
+    __tablename__: ClassVar[str] = "task_words"
+    __table_args__ = (
+        PrimaryKeyConstraint("user_id", "task_id", postgresql_include=["words"]),
+        {
+            "comment": "What search looks through: the words of each task's title and description.",
+            "postgresql_with": {
+                "autovacuum_vacuum_scale_factor": 0.02,
+                "autovacuum_vacuum_insert_scale_factor": 0.02,
+            },
+        },
+    )
+
+    user_id: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
+    task_id: int = Field(sa_column=Column(BigInteger, nullable=False, autoincrement=False))
+    words: str = Field(
+        sa_column=Column(
+            Text,
+            nullable=False,
+            comment="In lower case, a space before each; the first 300 characters",
+        )
+    )

@@ -99,7 +99,26 @@ t.deleted_at is not null
 -- fragment: scope_trash_index
 tasks_trash_idx
 
+-- fragment: page
+-- The rows of a page, of tasks t.
+t.user_id = $1 and {scope} and {unknown}
+      and ({sort t}, t.id) {way_beyond} ($7::text::{sort_type}, $8)
+      {rows}
+    order by {sort t} {way}, t.id {way}
+    limit $6 offset $5
+
+-- fragment: walk
+select {stored t}
+    from tasks t
+    where {page}
+
 -- fragment: rows_plain
+
+-- fragment: rows_plain_page
+{walk}
+
+-- fragment: rows_plain_index
+{scope_index}
 
 -- fragment: rows_plain_takes
 
@@ -108,6 +127,12 @@ null::bigint
 
 -- fragment: rows_filtered
 {filters}
+
+-- fragment: rows_filtered_page
+{walk}
+
+-- fragment: rows_filtered_index
+{scope_index}
 
 -- fragment: rows_filtered_takes
 {filters_takes}
@@ -140,10 +165,38 @@ case when $17 <> 'any' and {unknown} then (
 -- fragment: rows_searched_with
 ,
 words as materialized (
-    select array_agg('%' || w || '%') as anywhere, array_agg('(^|[^[:alnum:]])' || w) as at_start
+    select array_agg('% ' || w || '%') as cut, array_agg('%' || w || '%') as anywhere,
+        array_agg('(^|[^[:alnum:]])' || w) as at_start
     from regexp_split_to_table(lower($18::text), '[^[:alnum:]]+') w
     where w <> ''
+),
+hits as materialized (
+    select w.task_id
+    from caller c, task_words w
+    where w.user_id = $1 and {unknown}
+      and case when w.words like all ((select cut from words)::text[]) then true else char_length(w.words) = 300 end
+    limit 1001
+),
+many as materialized (
+    select count(*) > 1000 as yes from hits
 )
+
+-- fragment: few
+-- The tasks that were hit, where they are few. The limit keeps the planner from reading all the user's tasks to join them.
+hits h
+    cross join lateral (select {stored t} from tasks t where t.id = h.task_id limit 1) t
+    where not (select yes from many)
+
+-- fragment: rows_searched_page
+(select {stored t}
+    from {few} and {page})
+    union all
+    (select {stored t}
+    from tasks t
+    where (select yes from many) and {page})
+
+-- fragment: rows_searched_index
+{scope_index}, task_words_pkey
 
 -- fragment: rows_searched
 {filters}
@@ -162,9 +215,22 @@ lower((t.title || ' ' || coalesce(t.description, '')) collate "default")
 -- fragment: total_without
 null::bigint
 
+-- fragment: count
+select count(*) from tasks t where t.user_id = $1 and {scope} {rows}
+
+-- fragment: rows_plain_count
+{count}
+
+-- fragment: rows_filtered_count
+{count}
+
+-- fragment: rows_searched_count
+select case when (select yes from many)
+            then ({count})
+            else (select count(*) from {few} and t.user_id = $1 and {scope} {rows}) end
+
 -- fragment: total_counted
-case when {unknown} then (
-        select count(*) from tasks t where t.user_id = $1 and {scope} {rows}) end
+case when {unknown} then ({rows_count}) end
 
 -- fragment: sort_created_at
 @.created_at

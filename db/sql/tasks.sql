@@ -5,25 +5,20 @@
 -- kind: read
 -- each: scope live trash, rows plain filtered searched, sort created_at updated_at due_date priority title status, way asc desc, total without counted
 -- takes: user_id text, sid uuid, revision bigint, until bigint, skip bigint, size bigint, after text, after_id bigint{rows_takes}
--- rides on: {scope_index}, sessions_pkey, user_state_pkey
+-- rides on: {rows_index}, sessions_pkey, user_state_pkey
 -- A page of tasks with the revision they were read at: beyond (`after`, `after_id`), past `skip` rows, `size` at most.
 -- Nothing is read, and one row without an id comes back, where `revision` is still the user's and `until` is not over:
 -- microseconds since 1970 at which time alone changes the list, null for never.
 -- The user is $1 and not the caller's column, for the planner knows how many tasks a given user has.
--- `q`: every word, a run of letters and digits, begins one of title or description. A case tries the cheap test first, and
--- keeps the planner from thinking that few rows match, for which it would give up the order of the index.
+-- `q`: every word, a run of letters and digits, begins one of title or description. Searched are the words of the user's
+-- tasks, side by side in an index, until 1,000 hits; for more than those the list is walked in its own order, where
+-- pages are soon full. A case keeps the planner from thinking that few rows match, for which it would give up that order.
 with {caller}{rows_with}
 select c.revision as list_revision, {unknown} as fresh, {total} as total, {rows_until} as until,
     ({sort p})::text as position, {task p}
 from caller c
 left join lateral (
-    select {stored t}
-    from tasks t
-    where t.user_id = $1 and {scope} and {unknown}
-      and ({sort t}, t.id) {way_beyond} ($7::text::{sort_type}, $8)
-      {rows}
-    order by {sort t} {way}, t.id {way}
-    limit $6 offset $5
+    {rows_page}
 ) p on true
 order by {sort p} {way}, p.id {way}
 

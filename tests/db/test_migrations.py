@@ -130,7 +130,8 @@ async def test_goes_down_and_up_again_with_its_rows(migrated_database: str, numb
     output = await roundtrip(migrated_database, "to", REVISIONS[number - 1])
     assert re.findall(r"undone +(\d+)", output) == REVISIONS[number:][::-1]
     assert await papers(migrated_database) != schema
-    assert await rows(migrated_database) == before
+    derived = {"task_words"} if REVISIONS[number - 1] < "0005" else set()
+    assert await rows(migrated_database) == {name: before[name] for name in before.keys() - derived}
     await roundtrip(migrated_database, "to", "head")
     assert await papers(migrated_database) == schema
     assert await rows(migrated_database) == before
@@ -340,7 +341,7 @@ async def test_the_sql_for_review_makes_the_same_schema(
     assert done.returncode == 0, done.stderr
     assert await papers(empty_database) == await papers(migrated_database)
     assert "current" in await roundtrip(empty_database, "status", "--check")
-    assert "create table" not in await roundtrip("", "sql", "0001")
+    assert "create table users" not in await roundtrip("", "sql", "0001")
     await roundtrip("", "sql", "9999", code=1)
 
 

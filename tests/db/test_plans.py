@@ -162,3 +162,22 @@ async def test_a_search_for_a_common_word_stops_at_its_page(planned: asyncpg.Con
     found = await plan(planned, statement, VALUES | {"q": "tas"}, mode)
     read = [node for node in found if node.index == "tasks_user_id_created_at_id_idx"]
     assert [node.rows + node.dropped for node in read] == [51]
+    assert [node.rows for node in found if node.index == "task_words_pkey"] == [1001]
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize(("q", "hits"), [("task 500", 11), ("5000", 1), ("nothing", 0), ("task nothing", 0)])
+@pytest.mark.parametrize("sort", ["created_at", "title"])
+async def test_a_search_for_a_rare_word_reads_the_tasks_that_have_it(
+    planned: asyncpg.Connection, sort: tasks.Sort, q: str, hits: int, mode: PLAN
+) -> None:
+    statement = tasks.LISTS[NEWEST._replace(rows="searched", sort=sort, total="counted")]
+    values = await values_for(planned, statement) | {"q": q}
+    found = await plan(planned, statement, values, mode)
+    looked = [node for node in found if node.index == "task_words_pkey"]
+    assert [(node.kind, node.rows, node.dropped) for node in looked] == [
+        ("Index Only Scan", hits, 10_000 - hits)
+    ]
+    read = [node for node in found if node.relation == "tasks"]
+    assert sum(node.rows for node in read) == 2 * hits  # for the page and for the total
+    assert all(node.index == "tasks_pkey" for node in read if node.rows)

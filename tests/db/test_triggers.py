@@ -431,7 +431,9 @@ insert into messages (conversation_id, user_id, role, content)
 select id, user_id, 'user', 'hello' from conversations where user_id = '{user}';
 insert into idempotency_keys (user_id, route, key, fingerprint, status) values ('{user}', '/', 'k', '', 200);
 """
-OWNING = ("user_state", "sessions", "tasks", "tombstones", "conversations", "messages", "idempotency_keys")
+OWNING = (
+    "user_state", "sessions", "tasks", "task_words", "tombstones", "conversations", "messages", "idempotency_keys",
+)  # fmt: skip
 
 
 async def contents(connection: Connection, user: str) -> dict[str, str]:
