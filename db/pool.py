@@ -18,6 +18,7 @@ import asyncpg
 from db.errors import Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
+from db.together import Row, Together
 from db.transaction import Transaction
 from db.url import ConnectArgs
 
@@ -75,6 +76,7 @@ class Database:
         self._observe = observe
         self._init = init
         self._settling: set[asyncio.Task[None]] = set()
+        self._together: dict[str, Together] = {}
         self._pool: asyncpg.Pool[Any]
 
     async def open(self) -> None:
@@ -111,6 +113,13 @@ class Database:
         Raises `Unavailable`, `Refused` (a named constraint) or `Unstorable`.
         """
         return await self._run(statement, lambda c, t: c.fetchrow(statement.sql, *args, timeout=t))
+
+    async def one_of_many(self, statement: Statement, each: Statement, *args: object) -> Row:
+        """The same as `one`, but together with the requests that arrive while one is in flight (`db.together`)."""
+        together = self._together.get(statement.name)
+        if together is None:
+            together = self._together[statement.name] = Together(self, statement, each, self.options.wait)
+        return await together.one(*args)
 
     async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]:
         """Run a statement that gives any number of rows; raises as `one` does."""

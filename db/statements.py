@@ -26,7 +26,7 @@ from typing import Literal, cast
 
 FOLDER = Path(__file__).parent / "sql"
 
-_FRAGMENT = re.compile(r"\{(\w+)(?: ([\w$]+))?\}")
+_FRAGMENT = re.compile(r"\{(\w+)(?: ([\w$.]+))?\}")
 _HEADER = re.compile(r"^-- ?(?:(name|kind|each|takes|rides on): *)?(.*)$")
 
 

@@ -16,7 +16,9 @@ _SQL = statements.load("tasks")
 LISTS = statements.family("tasks", "list")
 STATS = _SQL["stats"]
 GET = _SQL["get"]
+GET_EACH = _SQL["get_each"]
 CREATE = _SQL["create"]
+CREATE_EACH = _SQL["create_each"]
 UPDATE = _SQL["update"]
 TOGGLE = _SQL["toggle"]
 DELETE = _SQL["delete"]
@@ -160,7 +162,7 @@ async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counte
 
 async def get(db: Database, caller: Caller, task_id: int) -> Outcome | None:
     """One live task, `same` or `absent`."""
-    row = await db.one(GET, caller.user_id, caller.sid, task_id)
+    row = await db.one_of_many(GET, GET_EACH, caller.user_id, caller.sid, task_id)
     if row is None:
         return None
     return Outcome("absent", None) if row[0] is None else Outcome("same", Task(*row))
@@ -168,7 +170,7 @@ async def get(db: Database, caller: Caller, task_id: int) -> Outcome | None:
 
 async def create(db: Database, caller: Caller, draft: Draft) -> Task | None:
     """A new task, with the next revision."""
-    row = await db.one(CREATE, caller.user_id, caller.sid, *astuple(draft))
+    row = await db.one_of_many(CREATE, CREATE_EACH, caller.user_id, caller.sid, *astuple(draft))
     return None if row is None else Task(*row)
 
 

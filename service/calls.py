@@ -105,6 +105,20 @@ def signed_in(row: T | None) -> T:
     return row
 
 
+class Json(Response[bytes]):
+    """An answer of JSON that is encoded already; made here, for Litestar's own making costs ten times as much."""
+
+    def __init__(self, content: bytes, status: int, headers: dict[str, str]) -> None:
+        self.content = content
+        self.status_code = status
+        self.headers = headers
+        self.media_type = "application/json"
+        self.background = None
+        self.cookies = []
+        self.encoding = "utf-8"
+        self.response_type_encoders = {}
+
+
 def answer(
     body: object, status: int = 200, *, tag: str | int | None = None, headers: dict[str, str] | None = None
 ) -> Response[Any]:
@@ -112,7 +126,7 @@ def answer(
     headers = headers or {}
     if tag is not None:
         headers["ETag"] = f'"{tag}"'
-    return Response(_encode(body), status_code=status, media_type="application/json", headers=headers)
+    return Json(_encode(body), status, headers)
 
 
 def empty(status: int = 204, *, tag: str | int | None = None) -> Response[None]:

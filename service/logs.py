@@ -2,14 +2,42 @@
 
 import logging
 import sys
+from datetime import UTC, datetime
+from typing import TextIO
+from urllib.parse import quote
 
+import msgspec
 import structlog
 
 from service.settings import Settings
 
+access_log = structlog.get_logger("access")
+_quiet = logging.getLogger("access")
+_line = msgspec.json.Encoder().encode
+_stream: TextIO | None = None  # where lines of JSON go
+
+
+def access(method: str, path: str, status: int, seconds: float, request_id: str, address: str) -> None:
+    """Tell of an answered request. JSON is written here: structlog and the standard library take 100 us for it."""
+    if not _quiet.isEnabledFor(logging.INFO):
+        return
+    told = {
+        "event": f"{method} {quote(path, safe='/:@')}",
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+        "request_id": request_id,
+        "address": address,
+    }
+    if _stream is None:
+        access_log.info(told.pop("event"), **told)
+        return
+    told |= {"logger": "access", "level": "info", "timestamp": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"}
+    _stream.write(_line(told).decode() + "\n")
+
 
 def configure(settings: Settings) -> None:
     """Send the standard library's records and structlog's the same way, to standard error."""
+    global _stream  # noqa: PLW0603 (logging is the process's)
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_logger_name,
@@ -28,6 +56,7 @@ def configure(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    _stream = None if console else handler.stream
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

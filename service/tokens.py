@@ -20,6 +20,9 @@ LEEWAY = 30  # seconds that clocks may differ
 REMEMBERED = 50_000  # verified tokens kept; about 500 bytes each
 
 
+_NOBODY: tuple[Caller | None, int] = (None, 0)
+
+
 class InvalidToken(Exception):
     """A token that is not ours, not whole, or past its time."""
 
@@ -91,6 +94,13 @@ class Tokens:
             del self._verified[next(iter(self._verified))]
         self._verified[token] = (caller, claims.exp + LEEWAY)
         return caller
+
+    def known(self, authorization: bytes) -> Caller | None:
+        """Who a header speaks for whose token was verified before and has not expired; None for any other."""
+        if not authorization.startswith(b"Bearer "):
+            return None
+        caller, until = self._verified.get(authorization[7:].decode("latin-1"), _NOBODY)
+        return caller if time.time() < until else None
 
     def first_refresh(self) -> Refresh:
         """The first refresh token of a new session, as its own `successor`."""

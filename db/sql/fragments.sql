@@ -175,10 +175,10 @@ hits as materialized (
     from caller c, task_words w
     where w.user_id = $1 and {unknown}
       and case when w.words like all ((select cut from words)::text[]) then true else char_length(w.words) = 300 end
-    limit 4 * $6 + 1
+    limit 4 * $6::bigint + 1
 ),
 many as materialized (
-    select count(*) > 4 * $6 as yes from hits
+    select count(*) > 4 * $6::bigint as yes from hits
 )
 
 -- fragment: few

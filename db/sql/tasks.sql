@@ -66,6 +66,17 @@ select {task t}
 from caller c
 left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is null
 
+-- name: get_each
+-- kind: read
+-- takes: user_ids text[], sids uuid[], task_ids bigint[]
+-- rides on: tasks_pkey, sessions_pkey, user_state_pkey
+-- `get` for many requests at once: a row for each whose caller is alive, by its number.
+select r.ord, false as alone, {task t}
+from unnest($1::text[], $2::uuid[], $3::bigint[]) with ordinality as r (user_id, sid, task_id, ord)
+join sessions s on s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
+join user_state us on us.user_id = r.user_id and us.is_active
+left join tasks t on t.id = r.task_id and t.user_id = r.user_id and t.deleted_at is null
+
 -- name: create
 -- kind: write
 -- takes: user_id text, sid uuid, title text, description text, status text, priority smallint, due_date timestamptz
@@ -82,6 +93,56 @@ insert into tasks as t (user_id, title, description, status, priority, due_date,
 select s.user_id, $3, $4, $5, $6, {edge $7}, case when $5 = 'completed' then now() end, s.revision
 from stamp s
 returning {task t}
+
+-- name: create_each
+-- kind: write
+-- takes: user_ids text[], sids uuid[], titles text[], descriptions text[], statuses text[], priorities smallint[], due_dates timestamptz[]
+-- rides on: sessions_pkey, user_state_pkey
+-- `create` for many requests at once, of one user or of many: a row for each whose caller is alive, by its number. Users
+-- are locked in order, and whoever is held elsewhere holds up nobody: `alone` says that the request has to go by itself.
+-- Ids are drawn and revisions counted first, for an insert promises no order.
+with asked as (
+    select r.ord, r.user_id, r.title, r.description, r.status, r.priority, r.due_date
+    from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::timestamptz[])
+        with ordinality as r (user_id, sid, title, description, status, priority, due_date, ord)
+    join sessions s on s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
+),
+locked as materialized (
+    select us.user_id, us.revision, us.is_active
+    from user_state us
+    where us.user_id in (select a.user_id from asked a)
+    order by us.user_id
+    for no key update of us skip locked
+),
+drawn as materialized (
+    select a.ord, nextval(pg_get_serial_sequence('tasks', 'id')) as id,
+        a.user_id, a.title, a.description, a.status, a.priority, a.due_date,
+        l.revision + row_number() over (partition by a.user_id order by a.ord) as revision
+    from asked a
+    join locked l on l.user_id = a.user_id and l.is_active
+    order by a.ord
+),
+stamp as (
+    update user_state us
+    set revision = d.revision
+    from (select d.user_id, max(d.revision) as revision from drawn d group by d.user_id) d
+    where us.user_id = d.user_id
+    returning us.user_id
+),
+made as (
+    insert into tasks as t (id, user_id, title, description, status, priority, due_date, completed_at, revision)
+    select d.id, d.user_id, d.title, d.description, d.status, d.priority, {edge d.due_date},
+        case when d.status = 'completed' then now() end, d.revision
+    from drawn d
+    join stamp s on s.user_id = d.user_id
+    returning {stored t}
+)
+select a.ord, l.user_id is null as alone, {task t}
+from asked a
+left join locked l on l.user_id = a.user_id
+left join drawn d on d.ord = a.ord
+left join made t on t.id = d.id
+where l.user_id is null or t.id is not null
 
 -- name: update
 -- kind: write

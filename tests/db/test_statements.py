@@ -54,6 +54,11 @@ def kinds(annotation: Any) -> set[type]:
     return {get_origin(annotation) or annotation}
 
 
+def _type(written: str) -> str:
+    name = written.removesuffix("[]")
+    return WRITTEN.get(name, name) + written[len(name) :]
+
+
 def flattened(function: Any) -> list[tuple[str, set[type]]]:
     """A function's parameters after `db`; a Struct is its fields, a field that may be unset is two."""
     hints = get_type_hints(function)
@@ -76,11 +81,28 @@ async def test_prepares_with_the_parameters_its_header_tells(
     statement: Statement, connection: asyncpg.Connection
 ) -> None:
     prepared = await connection.prepare(statement.sql)
-    told = [WRITTEN.get(kind := item.split()[1], kind) for item in statement.takes]
+    told = [_type(item.split()[1]) for item in statement.takes]
     assert [kind.name.replace("varchar", "text") for kind in prepared.get_parameters()] == told
 
 
-@PARAMETRIZED
+ALONE = {name: statement for name, statement in STATEMENTS.items() if not name.endswith("_each")}
+ALONE_PARAMETRIZED = pytest.mark.parametrize("statement", ALONE.values(), ids=ALONE.keys())
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - ALONE.keys()))
+async def test_for_many_takes_and_gives_what_it_does_for_one(
+    name: str, connection: asyncpg.Connection
+) -> None:
+    each, one = STATEMENTS[name], STATEMENTS[name.removesuffix("_each")]
+    assert [item.split()[1] for item in each.takes] == [f"{item.split()[1]}[]" for item in one.takes]
+    columns = [
+        [(column.name, column.type.name) for column in (await connection.prepare(sql)).get_attributes()]
+        for sql in (each.sql, one.sql)
+    ]
+    assert columns[0] == [("ord", "int8"), ("alone", "bool"), *columns[1]]
+
+
+@ALONE_PARAMETRIZED
 def test_function_gives_what_the_statement_takes(statement: Statement) -> None:
     parameters = flattened(function_of(statement))
     if statement.member:  # those that a member has no use for stand last
@@ -91,7 +113,7 @@ def test_function_gives_what_the_statement_takes(statement: Statement) -> None:
         assert given <= PYTHON[WRITTEN.get(kind, kind)], name
 
 
-@PARAMETRIZED
+@ALONE_PARAMETRIZED
 async def test_columns_are_the_fields_of_the_row(
     statement: Statement, connection: asyncpg.Connection
 ) -> None:

@@ -1,0 +1,211 @@
+"""Requests that travel together: who shares a statement, and that nobody has to bear with another's bad luck."""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db import tasks
+from db.caller import Caller
+from db.errors import Refused, Unavailable
+from db.pool import Database, PoolOptions
+from db.statements import Statement
+from db.task import Draft
+from db.together import MOST
+from db.url import parse
+
+
+class Counted(Database):
+    """A database that counts what it sends."""
+
+    sent: Counter[str]
+
+
+@pytest.fixture
+async def counted(database_url: str) -> AsyncIterator[Counted]:
+    """A pool of its own."""
+    sent: Counter[str] = Counter()
+
+    def observe(statement: Statement, _: float) -> None:
+        sent[statement.name] += 1
+
+    db = Counted(parse(database_url), PoolOptions(size=4, wait=5, statement=5), observe=observe)
+    db.sent = sent
+    await db.open()
+    yield db
+    await db.close()
+
+
+async def enrolled(connection: asyncpg.Connection) -> Caller:
+    """A new user with a session."""
+    user, sid = uuid.uuid4().hex, str(uuid.uuid4())
+    await connection.execute("insert into users (id, email) values ($1, $1 || '@example.com')", user)
+    await connection.execute(
+        "insert into sessions (id, user_id, refresh_hash, expires_at) values ($1, $2, '', now() + interval '1 day')",
+        sid,
+        user,
+    )
+    return Caller(user, sid)
+
+
+def draft(title: str = "a task") -> Draft:
+    return Draft(title, None, "pending", 3, None)
+
+
+async def gather(*work: Any) -> list[Any]:
+    return await asyncio.gather(*work, return_exceptions=True)
+
+
+async def test_a_lone_request_goes_at_once_and_by_itself(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    caller = await enrolled(connection)
+    for _ in range(3):
+        assert await tasks.create(counted, caller, draft())
+    assert counted.sent == {"tasks.create": 3}
+
+
+async def test_those_who_come_meanwhile_share_one_statement(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    callers = [await enrolled(connection) for _ in range(5)]
+    made = await gather(*(tasks.create(counted, callers[n % 5], draft(f"task {n}")) for n in range(101)))
+    assert counted.sent == {"tasks.create": 1, "tasks.create_each": 1}
+    assert [task.title for task in made] == [f"task {n}" for n in range(101)]
+    assert [task.user_id for task in made] == [callers[n % 5].user_id for n in range(101)]
+    for caller in callers:
+        own = [task for task in made if task.user_id == caller.user_id]
+        assert [task.revision for task in own] == list(range(1, len(own) + 1))
+        assert [task.id for task in own] == sorted(task.id for task in own)
+
+    counted.sent.clear()
+    found = await gather(
+        *(tasks.get(counted, callers[(n + n % 2) % 5], made[n].id) for n in range(101)),
+    )
+    assert counted.sent == {"tasks.get": 1, "tasks.get_each": 1}
+    for n, outcome in enumerate(found):
+        assert outcome.task == (None if n % 2 else made[n]), "another user's task is absent"
+
+
+async def test_a_statement_carries_so_many_and_no_more(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    caller = await enrolled(connection)
+    made = await gather(*(tasks.create(counted, caller, draft()) for _ in range(2 * MOST + 2)))
+    assert sorted(task.revision for task in made) == list(range(1, 2 * MOST + 3))
+    assert counted.sent == {"tasks.create": 2, "tasks.create_each": 2}
+
+
+async def test_each_is_asked_for_its_own_session(counted: Counted, connection: asyncpg.Connection) -> None:
+    alive, ended, inactive, thief = [await enrolled(connection) for _ in range(4)]
+    await connection.execute("update sessions set revoked_at = now() where user_id = $1", ended.user_id)
+    await connection.execute("update users set is_active = false where id = $1", inactive.user_id)
+    stolen = Caller(alive.user_id, thief.sid)
+    callers = [alive, ended, inactive, stolen, alive]
+    made = await gather(*(tasks.create(counted, caller, draft()) for caller in callers))
+    assert [task is not None for task in made] == [True, False, False, False, True]
+    found = await gather(*(tasks.get(counted, caller, made[0].id) for caller in callers))
+    assert [outcome is not None for outcome in found] == [True, False, False, False, True]
+    assert counted.sent["tasks.create_each"] == counted.sent["tasks.get_each"] == 1
+
+
+async def test_what_one_row_breaks_is_done_again_one_by_one(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    caller = await enrolled(connection)
+    titles = ["first", "good", " ", "better"]
+    made = await gather(*(tasks.create(counted, caller, draft(title)) for title in titles))
+    assert isinstance(made[2], Refused)
+    assert made[2].constraint == "tasks_title_length"
+    assert [made[n].title for n in (0, 1, 3)] == ["first", "good", "better"]
+    assert sorted(made[n].revision for n in (0, 1, 3)) == [1, 2, 3]
+
+
+async def test_a_user_who_is_held_elsewhere_holds_up_nobody(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    held, free = await enrolled(connection), await enrolled(connection)
+    async with connection.transaction():
+        await connection.execute("select from user_state where user_id = $1 for update", held.user_id)
+        first = asyncio.create_task(tasks.create(counted, free, draft()))
+        waits = asyncio.create_task(tasks.create(counted, held, draft()))
+        others = [asyncio.create_task(tasks.create(counted, free, draft())) for _ in range(5)]
+        await asyncio.gather(first, *others)
+        later = [await tasks.create(counted, free, draft()) for _ in range(3)]
+        assert all(later)
+        assert not waits.done()
+    made = await waits
+    assert made is not None
+    assert (made.user_id, made.revision) == (held.user_id, 1)
+
+
+async def test_who_goes_away_takes_nobody_along(counted: Counted, connection: asyncpg.Connection) -> None:
+    caller = await enrolled(connection)
+    going = [asyncio.create_task(tasks.create(counted, caller, draft(f"{n}"))) for n in range(6)]
+    await asyncio.sleep(0)
+    going[0].cancel()  # the one in flight
+    going[3].cancel()  # one of those who gather
+    made = await gather(*going)
+    assert [isinstance(task, asyncio.CancelledError) for task in made] == [
+        True, False, False, True, False, False,
+    ]  # fmt: skip
+    assert "3" not in {
+        row["title"]
+        for row in await connection.fetch("select title from tasks where user_id = $1", caller.user_id)
+    }
+    assert await tasks.create(counted, caller, draft())
+
+
+async def test_what_may_have_happened_is_not_sent_again(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    caller = await enrolled(connection)
+    async with connection.transaction():
+        await connection.execute("lock table tasks in access exclusive mode")
+        going = [asyncio.create_task(tasks.create(counted, caller, draft())) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        pids = await connection.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database() and application_name = 'roundtrip'"
+        )
+        assert pids
+        first = await gather(going[0])
+        assert isinstance(first[0], Unavailable)
+        await asyncio.sleep(0.3)
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database() and application_name = 'roundtrip'"
+        )
+        rest = await gather(*going[1:])
+        assert all(isinstance(error, Unavailable) for error in rest)
+        assert len({id(error) for error in rest}) == 3
+    assert await connection.fetchval("select count(*) from tasks where user_id = $1", caller.user_id) == 0
+    assert await tasks.create(counted, caller, draft())
+
+
+async def test_many_writers_of_few_users_leave_no_gap(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    callers = [await enrolled(connection) for _ in range(7)]
+
+    async def client(n: int) -> list[int]:
+        caller = callers[n % 7]
+        made = []
+        for _ in range(10):
+            task = await tasks.create(counted, caller, draft())
+            assert task is not None
+            changed = await tasks.toggle(counted, caller, task.id, None)
+            assert changed is not None
+            assert changed.task is not None
+            made += [task.revision, changed.task.revision]
+        return made
+
+    told = await asyncio.gather(*(client(n) for n in range(42)))
+    for who in range(7):
+        revisions = sorted(revision for n in range(who, 42, 7) for revision in told[n])
+        assert revisions == list(range(1, 6 * 20 + 1))
+    assert counted.sent["tasks.create_each"] > 0
