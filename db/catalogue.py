@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 # Which file tells of which table; together and in this order, then constraints and indexes, they make the schema.
 FILES = {
     "users": ("users", "user_state", "sessions", "idempotency_keys"),
-    "tasks": ("tasks", "task_words", "tombstones"),
+    "tasks": ("tasks", "task_texts", "tombstones"),
     "conversations": ("conversations", "messages"),
 }
 

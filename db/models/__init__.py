@@ -5,7 +5,7 @@ from sqlmodel import SQLModel
 from db.models.conversations import Conversation, Message
 from db.models.idempotency import IdempotencyKey
 from db.models.sessions import Session
-from db.models.tasks import Task, TaskWords, Tombstone
+from db.models.tasks import Task, TaskTexts, Tombstone
 from db.models.users import User, UserState
 
 metadata = SQLModel.metadata
@@ -16,7 +16,7 @@ __all__ = [
     "Message",
     "Session",
     "Task",
-    "TaskWords",
+    "TaskTexts",
     "Tombstone",
     "User",
     "UserState",

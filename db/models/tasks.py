@@ -134,14 +134,14 @@ class Tombstone(SQLModel, table=True):
     user: "User" = Relationship(back_populates="tombstones")
 
 
-class TaskWords(SQLModel, table=True):
+class TaskTexts(SQLModel, table=True):
     """Made by triggers on `tasks`, never by hand; apart from it, so that only a change of the text writes here."""
 
-    __tablename__: ClassVar[str] = "task_words"
+    __tablename__: ClassVar[str] = "task_texts"
     __table_args__ = (
-        PrimaryKeyConstraint("user_id", "task_id", postgresql_include=["words"]),
+        PrimaryKeyConstraint("user_id", "task_id", postgresql_include=["text"]),
         {
-            "comment": "What search looks through: the words of each task's title and description.",
+            "comment": "What search looks through: the title and description of each task.",
             "postgresql_with": {
                 "autovacuum_vacuum_scale_factor": 0.02,
                 "autovacuum_vacuum_insert_scale_factor": 0.02,
@@ -151,10 +151,6 @@ class TaskWords(SQLModel, table=True):
 
     user_id: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
     task_id: int = Field(sa_column=Column(BigInteger, nullable=False, autoincrement=False))
-    words: str = Field(
-        sa_column=Column(
-            Text,
-            nullable=False,
-            comment="In lower case, a space before each; the first 300 characters",
-        )
+    text: str = Field(
+        sa_column=Column(Text, nullable=False, comment="In lower case; the first 300 characters")
     )

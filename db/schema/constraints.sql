@@ -13,8 +13,8 @@ alter table messages add constraint messages_pkey
 alter table sessions add constraint sessions_pkey
     PRIMARY KEY (id);
 
-alter table task_words add constraint task_words_pkey
-    PRIMARY KEY (user_id, task_id) INCLUDE (words);
+alter table task_texts add constraint task_texts_pkey
+    PRIMARY KEY (user_id, task_id) INCLUDE (text);
 
 alter table tasks add constraint tasks_pkey
     PRIMARY KEY (id);

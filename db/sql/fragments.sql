@@ -165,16 +165,16 @@ case when $17 <> 'any' and {unknown} then (
 -- fragment: rows_searched_with
 ,
 words as materialized (
-    select array_agg('% ' || w || '%') as cut, array_agg('%' || w || '%') as anywhere,
-        array_agg('(^|[^[:alnum:]])' || w) as at_start
+    select array_agg('%' || w || '%') as anywhere, array_agg('(^|[^[:alnum:]])' || w) as at_start
     from regexp_split_to_table(lower($18::text), '[^[:alnum:]]+') w
     where w <> ''
 ),
 hits as materialized (
-    select w.task_id
-    from caller c, task_words w
-    where w.user_id = $1 and {unknown}
-      and case when w.words like all ((select cut from words)::text[]) then true else char_length(w.words) = 300 end
+    select x.task_id
+    from caller c, task_texts x
+    where x.user_id = $1 and {unknown}
+      and case when x.text like all ((select anywhere from words)::text[]) and x.text ~ all ((select at_start from words)::text[])
+          then true else char_length(x.text) = 300 end
     limit 4 * $6::bigint + 1
 ),
 many as materialized (
@@ -196,7 +196,7 @@ hits h
     where (select yes from many) and {page})
 
 -- fragment: rows_searched_index
-{scope_index}, task_words_pkey
+{scope_index}, task_texts_pkey
 
 -- fragment: rows_searched
 {filters}

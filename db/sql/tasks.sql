@@ -10,7 +10,7 @@
 -- Nothing is read, and one row without an id comes back, where `revision` is still the user's and `until` is not over:
 -- microseconds since 1970 at which time alone changes the list, null for never.
 -- The user is $1 and not the caller's column, for the planner knows how many tasks a given user has.
--- `q`: every word, a run of letters and digits, begins one of title or description. Searched are the words of the user's
+-- `q`: every word, a run of letters and digits, begins one of title or description. Searched are the texts of the user's
 -- tasks, side by side in an index, until there are hits for four pages; for more than those the list is walked in its own
 -- order, where a page is soon full. A case keeps the planner from thinking that few rows match, for which it would give up that order.
 with {caller}{rows_with}

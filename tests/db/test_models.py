@@ -22,7 +22,7 @@ from db.models import (
     Message,
     Session,
     Task,
-    TaskWords,
+    TaskTexts,
     Tombstone,
     User,
     UserState,
@@ -32,7 +32,7 @@ from db.models.base import SPACE
 from db.url import parse
 
 MODELS: list[type[SQLModel]] = [
-    User, UserState, Session, Task, TaskWords, Tombstone, Conversation, Message, IdempotencyKey,
+    User, UserState, Session, Task, TaskTexts, Tombstone, Conversation, Message, IdempotencyKey,
 ]  # fmt: skip
 OWNED = {"tasks", "tombstones", "conversations", "messages", "sessions", "idempotency_keys"}
 
@@ -93,7 +93,7 @@ def test_relationships_lead_both_ways() -> None:
         for way in model.__mapper__.relationships  # type: ignore[attr-defined]
     }
     assert {key for model, key in ways if model == "User"} == {"state", *OWNED}
-    assert all(("user" in vars(model)) == (model not in (User, TaskWords)) for model in MODELS)
+    assert all(("user" in vars(model)) == (model not in (User, TaskTexts)) for model in MODELS)
     for (model, key), (target, back) in ways.items():
         assert ways[target, str(back)] == (model, key)
 

@@ -162,7 +162,7 @@ async def test_a_search_for_a_common_word_stops_at_its_page(planned: asyncpg.Con
     found = await plan(planned, statement, VALUES | {"q": "tas"}, mode)
     read = [node for node in found if node.index == "tasks_user_id_created_at_id_idx"]
     assert [node.rows + node.dropped for node in read] == [51]
-    assert [node.rows for node in found if node.index == "task_words_pkey"] == [4 * 51 + 1]
+    assert [node.rows for node in found if node.index == "task_texts_pkey"] == [4 * 51 + 1]
 
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])
@@ -174,7 +174,7 @@ async def test_a_search_for_a_rare_word_reads_the_tasks_that_have_it(
     statement = tasks.LISTS[NEWEST._replace(rows="searched", sort=sort, total="counted")]
     values = await values_for(planned, statement) | {"q": q}
     found = await plan(planned, statement, values, mode)
-    looked = [node for node in found if node.index == "task_words_pkey"]
+    looked = [node for node in found if node.index == "task_texts_pkey"]
     assert [(node.kind, node.rows, node.dropped) for node in looked] == [
         ("Index Only Scan", hits, 10_000 - hits)
     ]

@@ -91,7 +91,7 @@ def test_every_table_trigger_and_function_has_its_sentence(schema: Catalogue) ->
 
 def test_every_row_goes_and_comes_with_its_user(schema: Catalogue) -> None:
     keys = [k for k in schema.constraints if k.kind == "foreign key"]
-    derived = {"task_words"}  # these go and come with their task
+    derived = {"task_texts"}  # these go and come with their task
     owned = {t.name for t in schema.tables} - {"users"} - derived
     assert {k.table_name for k in keys if k.target == "users"} == owned
     assert all(k.definition.endswith("ON UPDATE CASCADE ON DELETE CASCADE") for k in keys)

@@ -432,7 +432,7 @@ select id, user_id, 'user', 'hello' from conversations where user_id = '{user}';
 insert into idempotency_keys (user_id, route, key, fingerprint, status) values ('{user}', '/', 'k', '', 200);
 """
 OWNING = (
-    "user_state", "sessions", "tasks", "task_words", "tombstones", "conversations", "messages", "idempotency_keys",
+    "user_state", "sessions", "tasks", "task_texts", "tombstones", "conversations", "messages", "idempotency_keys",
 )  # fmt: skip
 
 
