@@ -158,7 +158,7 @@ class Database:
     async def _run(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]]) -> T:
         """Send a statement; once more, within the same deadline, where that cannot do it twice.
 
-        That is: never sent, undone by the server, or a read whose connection was lost.
+        That is: never sent, undone by the server, or a read or a keyed write whose connection was lost.
         """
         end = asyncio.get_running_loop().time() + self.options.wait + self.options.statement
         try:
@@ -187,7 +187,7 @@ class Database:
             settled = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.DataError)
             if isinstance(error, LOST) and not isinstance(error, TimeoutError):
                 await self._drop_idle()
-            _judge(statement.name, error, again=statement.kind == "read")
+            _judge(statement.name, error, again=statement.kind != "write")
             raise
         finally:
             await self._leave(connection, settled=settled)

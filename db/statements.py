@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 FOLDER = Path(__file__).parent / "sql"
+Kind: TypeAlias = Literal["read", "write", "keyed"]
 
 _FRAGMENT = re.compile(r"\{(\w+)(?: ([\w$.]+))?\}")
 _HEADER = re.compile(r"^-- ?(?:(name|kind|each|takes|rides on): *)?(.*)$")
@@ -34,12 +35,13 @@ _HEADER = re.compile(r"^-- ?(?:(name|kind|each|takes|rides on): *)?(.*)$")
 class Statement:
     """One named statement; `name` is "resource.verb", `sql` is what the server is sent.
 
+    A `keyed` one is a write under an idempotency key: sent twice, it has its effect once and answers the same.
     A member of a family has its place in it, a value for each axis, behind the family's name.
     """
 
     name: str
     sql: str
-    kind: Literal["read", "write"]
+    kind: Kind
     takes: tuple[str, ...]
     rides_on: tuple[str, ...]
     doc: str
@@ -89,12 +91,12 @@ def _member(family: str, name: str, member: tuple[str, ...], text: str) -> State
         else:
             doc.append(value)
         del lines[0]
-    if header.get("kind") not in ("read", "write"):
-        raise ValueError(f"statement {family}: its header needs 'kind: read' or 'kind: write'")
+    if header.get("kind") not in get_args(Kind):
+        raise ValueError(f"statement {family}: its header needs 'kind: read', 'kind: write' or 'kind: keyed'")
     return Statement(
         name=name,
         sql="\n".join(lines).strip().rstrip(";"),
-        kind=cast("Literal['read', 'write']", header["kind"]),
+        kind=cast("Kind", header["kind"]),
         takes=_names(header.get("takes", "")),
         rides_on=_names(header.get("rides on", "")),
         doc=" ".join(doc).strip(),

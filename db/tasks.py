@@ -9,6 +9,7 @@ from msgspec.structs import astuple
 
 from db import statements
 from db.caller import Caller
+from db.idempotency import Kept, Key
 from db.pool import Database
 from db.task import Changes, Draft, Task
 
@@ -19,6 +20,7 @@ GET = _SQL["get"]
 GET_EACH = _SQL["get_each"]
 CREATE = _SQL["create"]
 CREATE_EACH = _SQL["create_each"]
+CREATE_ONCE = _SQL["create_once"]
 UPDATE = _SQL["update"]
 TOGGLE = _SQL["toggle"]
 DELETE = _SQL["delete"]
@@ -172,6 +174,12 @@ async def create(db: Database, caller: Caller, draft: Draft) -> Task | None:
     """A new task, with the next revision."""
     row = await db.one_of_many(CREATE, CREATE_EACH, caller.user_id, caller.sid, *astuple(draft))
     return None if row is None else Task(*row)
+
+
+async def create_once(db: Database, caller: Caller, key: Key, draft: Draft) -> Kept | None:
+    """The same under an idempotency key; the result is the task."""
+    row = await db.one(CREATE_ONCE, caller.user_id, caller.sid, *astuple(key), *astuple(draft))
+    return None if row is None else Kept(*row)
 
 
 async def update(

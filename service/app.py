@@ -24,7 +24,6 @@ from service.throttle import Throttle
 from service.tokens import Tokens
 from service.validation import Body
 
-MAX_BODY = 64 * 1024
 _METHODS: dict[str, Callable[..., Any]] = {"GET": get, "POST": post, "PATCH": patch, "DELETE": delete}
 
 
@@ -60,7 +59,6 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
         request_class=Call,
         dto=Body,
         return_dto=None,
-        request_max_body_size=MAX_BODY,
         cors_config=_cors(settings.cors_origins),
         openapi_config=None,
         logging_config=None,
@@ -92,7 +90,11 @@ def handlers() -> Sequence[HTTPRouteHandler]:
 def _handler(base: str, route: Route, **options: Any) -> HTTPRouteHandler:
     method = _METHODS[route.method]
     handler: HTTPRouteHandler = method(
-        base + route.path, status_code=route.status, opt={"query": route.query}, **options
+        base + route.path,
+        status_code=route.status,
+        opt={"query": route.query, "route": f"{route.method} {route.path}"},
+        request_max_body_size=route.max_body,
+        **options,
     )(route.handler)
     return handler
 

@@ -12,7 +12,8 @@ from litestar.openapi.spec import Components, SecurityScheme
 from service.calls import Call
 from service.errors import CODES, DETAILS, TITLES, ProblemBody
 from service.gate import MERGE_PATCH, PUBLIC, NoQuery
-from service.routes import BASE, IF_MATCH, IF_NONE_MATCH, ROUTES, Route
+from service.idempotency import KEY, REPLAYED
+from service.routes import BASE, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, ROUTES, Route
 from service.settings import Settings
 from service.validation import Body
 
@@ -26,7 +27,12 @@ Errors are RFC 9457 problems with a stable `code`; `errors` names every field to
 _HEADERS = {
     IF_MATCH: "Do it only if the task still has one of these tags: its `ETag`, `*`, or a list",
     IF_NONE_MATCH: "Answer 304 if the client has this version: an `ETag` or a list of them",
+    IDEMPOTENCY_KEY: (
+        "Names the request for 24 hours: sent again with the same path, query and body it has no second effect and the "
+        f"same answer, with `{REPLAYED}: true`; with others it is refused. What was refused may be sent anew."
+    ),
 }
+_LIMITS = {IDEMPOTENCY_KEY: {"minLength": 1, "maxLength": 255, "pattern": KEY}}
 _documents: dict[Settings, bytes] = {}
 
 
@@ -84,7 +90,7 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
                 "name": route.header,
                 "in": "header",
                 "description": _HEADERS[route.header],
-                "schema": {"type": "string"},
+                "schema": {"type": "string"} | _LIMITS.get(route.header, {}),
             }
         )
     operation["parameters"] = parameters
@@ -95,12 +101,9 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     success["description"] = HTTPStatus(route.status).phrase
     if route.status == HTTPStatus.NO_CONTENT:
         success.pop("content", None)
-    if tagged := _tagged(route):
-        success["headers"] = {"ETag": {"schema": {"type": "string"}, "description": tagged}}
-    if route.status == HTTPStatus.CREATED:
-        success.setdefault("headers", {})["Location"] = {
-            "schema": {"type": "string"},
-            "description": "Where it is",
+    if headers := _headers(route):
+        success["headers"] = {
+            name: {"schema": {"type": "string"}, "description": text} for name, text in headers.items()
         }
     if route.header == IF_NONE_MATCH:
         responses["304"] = {"description": "The client has this version"}
@@ -110,6 +113,18 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
         content[MERGE_PATCH] = content["application/json"]
     for status in sorted({*route.refuses, *_follows(route, body=body, public=public)}):
         responses[str(status)] = _refusal(status)
+
+
+def _headers(route: Route) -> dict[str, str]:
+    """The headers of the answer that a route promises."""
+    headers = {}
+    if tagged := _tagged(route):
+        headers["ETag"] = tagged
+    if route.status == HTTPStatus.CREATED:
+        headers["Location"] = "Where it is"
+    if route.header == IDEMPOTENCY_KEY:
+        headers[REPLAYED] = "`true` where this is the answer of an earlier request with the same key"
+    return headers
 
 
 def _follows(route: Route, *, body: bool, public: bool) -> list[int]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
-from service import auth, lists, tasks, users
+from service import auth, idempotency, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
 ALIAS = "/api/{user_id:str}"  # of one requirement document; the gate lets only that user in
-IF_MATCH, IF_NONE_MATCH = "If-Match", "If-None-Match"
+IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY = "If-Match", "If-None-Match", idempotency.HEADER
+MAX_BODY, LARGE_BODY = 64 * 1024, 4 * 1024 * 1024  # bytes; the large one where a body holds many things
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Route:
     ]  # beside 400, 401, 413, 415, 422, 500 and 503, which follow from the route itself
     query: type[msgspec.Struct]
     header: str | None
+    max_body: int
 
 
 def _route(
@@ -36,10 +38,18 @@ def _route(
     *refuses: int,
     query: type[msgspec.Struct] = NoQuery,
     header: str | None = None,
+    max_body: int = MAX_BODY,
 ) -> Route:
     method, path = line.split()
     return Route(
-        method=method, path=path, handler=handler, status=status, refuses=refuses, query=query, header=header
+        method=method,
+        path=path,
+        handler=handler,
+        status=status,
+        refuses=refuses,
+        query=query,
+        header=header,
+        max_body=max_body,
     )
 
 
@@ -56,7 +66,7 @@ ROUTES = (
     _route("POST   /users/me/password", users.change_password, 204, 429),
     _route("DELETE /users/me", users.delete_user, 204, 429),
     _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),
-    _route("POST   /tasks", tasks.create_task, 201),
+    _route("POST   /tasks", tasks.create_task, 201, header=IDEMPOTENCY_KEY),
     _route("GET    /tasks/stats", tasks.get_stats, 200, query=lists.TaskStatsQuery, header=IF_NONE_MATCH),
     _route("GET    /tasks/{id:str}", tasks.get_task, 200, header=IF_NONE_MATCH),
     _route("PATCH  /tasks/{id:str}", tasks.update_task, 200, 412, header=IF_MATCH),

@@ -9,8 +9,8 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
-from db.task import Task
-from service import cursors
+from db.task import Draft, Task
+from service import cursors, idempotency
 from service.calls import Call, answer, empty, number, signed_in, unchanged
 from service.errors import Problem
 from service.lists import TaskPage, TaskStatsQuery
@@ -111,8 +111,8 @@ async def get_stats(request: Call) -> Response[TaskStats]:
 
 async def create_task(request: Call, data: JSONBody[TaskCreate]) -> Response[Task]:
     """Create a task."""
-    task = signed_in(await tasks.create(request.db, request.caller, data.draft()))
-    return answer(task, 201, tag=task.revision, headers={"Location": f"{PATH}/{task.id}"})
+    task, status, headers = await _created(request, data.draft())
+    return answer(task, status, tag=task.revision, headers={"Location": f"{PATH}/{task.id}"} | headers)
 
 
 async def get_task(request: Call, id: FromPath[str]) -> Response[Task]:
@@ -150,6 +150,14 @@ async def restore_task(request: Call, id: FromPath[str]) -> Response[Task]:
     """Take a task out of the trash."""
     task = _there(await tasks.restore(request.db, request.caller, number(id), request.if_match()))
     return answer(task, tag=task.revision)
+
+
+async def _created(request: Call, draft: Draft) -> tuple[Task, int, dict[str, str]]:
+    if (key := await idempotency.key(request)) is None:
+        return signed_in(await tasks.create(request.db, request.caller, draft)), 201, {}
+    kept = signed_in(await tasks.create_once(request.db, request.caller, key, draft))
+    idempotency.check(key, kept)
+    return idempotency.read(kept, Task)
 
 
 def _known(request: Call) -> tasks.Version:

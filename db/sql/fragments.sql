@@ -78,6 +78,59 @@ case when o.id is null then 'absent'
          when d.id is null then 'same'
          else 'done' end as verdict
 
+-- Pieces of keyed statements. They lock the caller, make a `draft` (status, result) with what they would answer, and have
+-- their effect only if it has `won`. `result` holds an id that was drawn for it, so that no two are equal; null: refused.
+
+-- fragment: kept
+-- What the key $4 of route $3 holds from now on: a fresh answer of an earlier request, or the draft.
+-- `do update` even where nothing changes: only so does a request that waited see what the one before it stored.
+kept as (
+    insert into idempotency_keys as k (user_id, route, key, fingerprint, status, result, created_at)
+    select $1, $3, $4, $5, d.status, d.result, statement_timestamp()
+    from draft d
+    on conflict (user_id, route, key) do update
+    set fingerprint = case when {fresh} then k.fingerprint else excluded.fingerprint end,
+        status = case when {fresh} then k.status else excluded.status end,
+        result = case when {fresh} then k.result else excluded.result end,
+        created_at = case when {fresh} then k.created_at else excluded.created_at end
+    returning k.fingerprint, k.status, k.result
+),
+won as (
+    select k.status from kept k join draft d on d.result = k.result
+)
+
+-- fragment: fresh
+-- Answers are kept for 24 hours; what was refused leaves none.
+k.result is not null and k.created_at > statement_timestamp() - interval '24 hours'
+
+-- fragment: stamp_won
+-- The next revision of the caller, for the request that had the effect.
+stamp as (
+    update user_state us
+    set revision = us.revision + 1
+    from won
+    where us.user_id = $1
+    returning us.revision
+)
+
+-- fragment: holds
+-- What the key holds, for everybody who asked.
+exists (select from won) as first, k.fingerprint, k.status, k.result
+
+-- fragment: json
+-- A task as JSON, read again by db.task.Task: a time is told in UTC whatever the server's zone is.
+json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'description', @.description,
+        'status', @.status, 'completed', @.status = 'completed', 'priority', @.priority,
+        'priority_label', (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority],
+        'due_date', to_char(@.due_date at time zone 'UTC', {rfc3339}),
+        'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}),
+        'updated_at', to_char(@.updated_at at time zone 'UTC', {rfc3339}),
+        'completed_at', to_char(@.completed_at at time zone 'UTC', {rfc3339}),
+        'deleted_at', to_char(@.deleted_at at time zone 'UTC', {rfc3339}), 'revision', @.revision)
+
+-- fragment: rfc3339
+'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
 -- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
 
 -- fragment: unknown

@@ -144,6 +144,34 @@ left join drawn d on d.ord = a.ord
 left join made t on t.id = d.id
 where l.user_id is null or t.id is not null
 
+-- name: create_once
+-- kind: keyed
+-- takes: user_id text, sid uuid, route text, key text, fingerprint bytea, title text, description text, status text, priority smallint, due_date timestamptz
+-- rides on: sessions_pkey, user_state_pkey
+-- A new task under an idempotency key. Requests with the same key wait for each other on the user's state, then answer alike.
+with {caller_locked},
+drafted as (
+    select nextval('tasks_id_seq') as id, c.user_id, $6::text as title, $7::text as description, $8::text as status,
+        $9::smallint as priority, {edge $10} as due_date, statement_timestamp() as created_at,
+        statement_timestamp() as updated_at, case when $8 = 'completed' then statement_timestamp() end as completed_at,
+        null::timestamptz as deleted_at, c.revision + 1 as revision
+    from caller c
+),
+draft as (
+    select 201 as status, ({json d})::text as result from drafted d
+),
+{kept},
+{stamp_won},
+done as (
+    insert into tasks as t (id, user_id, title, description, status, priority, due_date, created_at, updated_at,
+        completed_at, revision)
+    select d.id, d.user_id, d.title, d.description, d.status, d.priority, d.due_date, d.created_at, d.updated_at,
+        d.completed_at, s.revision
+    from drafted d, stamp s
+)
+select {holds}
+from kept k
+
 -- name: update
 -- kind: write
 -- takes: user_id text, sid uuid, task_id bigint, if_match text, set_title boolean, title text, set_description boolean, description text, set_status boolean, status text, set_priority boolean, priority smallint, set_due_date boolean, due_date timestamptz, reopen boolean

@@ -280,10 +280,12 @@ CHANGES = (
 
 
 def test_what_is_sent_twice_changes_nothing() -> None:
-    """A read whose connection was lost is sent again."""
+    """A read whose connection was lost is sent again; so is what keeps its key."""
     for statement in STATEMENTS:
         changes = re.search(CHANGES, code(statement.sql))
-        assert bool(changes) == (statement.kind == "write"), statement.name
+        keeps = "insert into idempotency_keys" in statement.sql
+        assert bool(changes) == (statement.kind != "read"), statement.name
+        assert keeps == (statement.kind == "keyed"), statement.name
 
 
 STATE = re.compile(

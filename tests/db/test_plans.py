@@ -40,6 +40,10 @@ VALUES: dict[str, Any] = {
     **FILTERS,
     "tz": "Europe/Berlin",
     "q": "TASK 5000",
+    # idempotency keys
+    "route": "POST /tasks",
+    "key": "k",
+    "fingerprint": b"fingerprint",
     # accounts
     "email": "somebody.new@example.com",
     "session_id": SID,

@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 import pytest
 
 from db.errors import Unavailable
 from db.pool import Database, PoolOptions
-from db.statements import Statement
+from db.statements import Kind, Statement
 from db.url import parse
 
 NOTES = """
@@ -20,7 +20,7 @@ create table notes (
 )"""
 
 
-def statement(sql: str, kind: Literal["read", "write"] = "read", name: str = "notes.test") -> Statement:
+def statement(sql: str, kind: Kind = "read", name: str = "notes.test") -> Statement:
     """A statement of a test's own."""
     return Statement(name=name, family=name, member=(), sql=sql, kind=kind, takes=(), rides_on=(), doc="")
 

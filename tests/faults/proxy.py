@@ -20,6 +20,7 @@ class Link:
         self.deaf = False  # what the client sends is lost
         self.mute = False  # what the server sends is lost
         self.doomed = False  # the next thing that the client sends is answered with a reset
+        self.robbed = False  # the next thing that the server sends is lost, and the connection with it
 
     def close(self, *, reset: bool = False) -> None:
         """End both halves."""
@@ -104,6 +105,11 @@ class Proxy:
         for link in self.links:
             link.doomed = True
 
+    def rob(self) -> None:
+        """Lose the next reply on each connection there is, and the connection: it was done, and nobody knows."""
+        for link in self.links:
+            link.robbed = True
+
     async def close(self) -> None:
         """End it all."""
         if self._server is not None:
@@ -148,7 +154,7 @@ class Proxy:
                     self.latest = link
                     self.sent.append(data)
                 await self._flowing.wait()
-                if link.doomed and upward:
+                if link.doomed if upward else link.robbed:
                     link.close(reset=True)
                 elif not (link.deaf if upward else link.mute):
                     await self._forward(link, data, writer)

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.app import MAX_BODY
 from service.edge import API_POLICY
+from service.routes import MAX_BODY
 from tests.conftest import Account
 
 TASKS = "/api/v1/tasks"

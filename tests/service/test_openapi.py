@@ -10,7 +10,8 @@ import pytest
 
 from service.errors import CODES
 from service.gate import PUBLIC
-from service.routes import BASE, ROUTES
+from service.idempotency import REPLAYED
+from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES
 from tests.service.served import served
 
 
@@ -58,6 +59,15 @@ async def test_bodies_and_rows_have_examples_and_limits(document: dict[str, Any]
     assert (title["minLength"], title["maxLength"], title["examples"]) == (1, 200, ["Buy milk"])
     assert schemas["TaskCreate"]["additionalProperties"] is False
     assert set(schemas["Task"]["required"]) == set(schemas["Task"]["properties"])
+
+
+async def test_keyed_operations_tell_of_the_key_and_of_replays(document: dict[str, Any]) -> None:
+    for route in ROUTES:
+        operation = document["paths"][BASE + route.path.replace(":str", "")][route.method.lower()]
+        told = [item["schema"] for item in operation["parameters"] if item["name"] == IDEMPOTENCY_KEY]
+        replayed = REPLAYED in operation["responses"][str(route.status)].get("headers", {})
+        assert replayed == bool(told) == (route.header == IDEMPOTENCY_KEY), route.path
+        assert all((schema["minLength"], schema["maxLength"]) == (1, 255) for schema in told)
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path, migrated_database: str) -> None:

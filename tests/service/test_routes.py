@@ -12,11 +12,12 @@ import pytest
 from service.app import create_app
 from service.edge import Edge
 from service.gate import PUBLIC
-from service.routes import BASE, ROUTES, Route
+from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES, Route
 from service.settings import Settings
 from tests.conftest import Account, sign_up, started
 
 PRIVATE = [route for route in ROUTES if BASE + route.path not in PUBLIC]
+KEYED = [route for route in ROUTES if route.header == IDEMPOTENCY_KEY]
 WITH_ID = [route for route in PRIVATE if "{" in route.path]
 BODIES: dict[str, dict[str, Any]] = {
     "register": {"email": "{fresh}@example.com", "password": "correct horse battery"},
@@ -172,6 +173,18 @@ async def test_statement_budget(route: Route, counted: tuple[httpx.AsyncClient, 
     answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
     assert answer.status_code == route.status
     assert len(sent) == BUDGET.get(name(route), 1)
+
+
+@every(KEYED)
+async def test_a_key_costs_no_statement(route: Route, counted: tuple[httpx.AsyncClient, list[str]]) -> None:
+    client, sent = counted
+    user = await sign_up(client)
+    url, json = await path(route, client, user), body(route, user)
+    for _ in ("first", "replay"):
+        sent.clear()
+        answer = await client.post(url, json=json, headers=user.headers | {IDEMPOTENCY_KEY: "k"})
+        assert answer.status_code == route.status
+        assert len(sent) == 1
 
 
 @every(ROUTES)
