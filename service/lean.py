@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Response
-from litestar.datastructures import State
+from litestar.datastructures import Headers, State
 from litestar.types import Receive
 
 from db.pool import Database
@@ -40,6 +40,7 @@ RARE = frozenset(
         b"transfer-encoding",
     )
 )
+_NONE = Headers({})
 _PATH = re.compile(r"(?:/([1-9][0-9]{0,17})(/toggle)?)?", re.ASCII)
 _LENGTH = re.compile(rb"[1-9][0-9]{0,4}")
 
@@ -146,8 +147,7 @@ class Plain(Call):
     def settings(self) -> Settings:
         return self._lean.settings
 
-    def if_match(self) -> None:
-        """There is none."""
-
-    def if_none_match(self) -> None:
-        """There is none."""
+    @property
+    def headers(self) -> Headers:
+        """None that a handler of these routes asks for."""
+        return _NONE
