@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Generator, Iterator
+from itertools import chain, islice
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -15,20 +16,21 @@ from service.errors import Fault, Problem, invalid
 from service.settings import Settings, plain
 
 MAX_DEPTH = 32
+MAX_FAULTS = 100  # told of one body
+MAX_ITEMS, MAX_NODES = 1000, 10_000  # looked at in a body that is refused
 T = TypeVar("T", bound=msgspec.Struct)
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
+_ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes({*range(256)} - {*b"[]{}"})
 
 
 def decode(raw: bytes, kind: type[T], settings: Settings) -> T:
     """Read a JSON body; raises a `Problem`, 400 where it is no JSON, 422 with every field to blame else."""
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
-        raise Problem(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
     decoder = _DECODERS.get(kind) or _DECODERS.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         data: T = decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(raw, kind, error) from None
     if b"\\u0000" in raw and (faults := list(_unfit(_parsed(raw)))):
         raise invalid(*faults)
@@ -81,25 +83,50 @@ def _repeatable(kind: Any) -> Any:
 
 def _explained(raw: bytes, kind: type[msgspec.Struct], error: Exception) -> Problem:
     """Why msgspec refused a body: every field to blame, not only the first."""
+    if _deep(raw):
+        return Problem(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
     value = _parsed(raw)
-    faults = list(_unfit(value))
+    faults = list(islice(chain(_unfit(value), _misfits(value, kind)), MAX_FAULTS))
+    return invalid(*faults) if faults else Problem(422, f"The body cannot be taken: {error}.")
+
+
+def _misfits(value: Any, kind: type[msgspec.Struct], pointer: str = "") -> Iterator[Fault]:
+    """What of an object does not fit into a Struct, field by field."""
     if not isinstance(value, dict):
-        return invalid(Fault("must be an object", pointer=""))
+        yield Fault("must be an object", pointer=pointer)
+        return
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    faults += [
-        Fault(f"is not known here{_among(fields)}", pointer=f"/{_escaped(name)}")
-        for name in value
-        if name not in fields
-    ]
+    for name in value:
+        if name not in fields:
+            yield Fault(f"is not known here{_among(fields)}", pointer=f"{pointer}/{_escaped(name)}")
     for name, field in fields.items():
         if name in value:
-            try:
-                msgspec.convert(value[name], field.type)
-            except msgspec.ValidationError as fault:
-                faults.append(Fault(plain(fault), pointer=f"/{name}{_path(fault)}"))
+            yield from _misfit(value[name], field.type, f"{pointer}/{name}")
         elif field.required:
-            faults.append(Fault("is required", pointer=f"/{name}"))
-    return invalid(*faults) if faults else Problem(422, f"The body cannot be taken: {error}.")
+            yield Fault("is required", pointer=f"{pointer}/{name}")
+
+
+def _misfit(value: Any, kind: Any, pointer: str) -> Iterator[Fault]:
+    """What is wrong with a field; of a list of objects, with each of them."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        fault = Fault(plain(error), pointer=f"{pointer}{_path(error)}")
+    else:
+        return
+    item = _item(kind)
+    items = enumerate(value[:MAX_ITEMS]) if item and isinstance(value, list) else ()
+    within = [one for index, it in items for one in _misfits(it, item, f"{pointer}/{index}")]
+    yield from within or (fault,)
+
+
+def _item(kind: Any) -> Any:
+    """The Struct that a field has a list of, None for other fields."""
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return item if isinstance(item, type) and issubclass(item, msgspec.Struct) else None
+    arms = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+    return next((item for arm in arms if (item := _item(arm))), None)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -115,30 +142,37 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _unfit(value: Any, pointer: str = "") -> Iterator[Fault]:
+def _unfit(value: Any) -> Iterator[Fault]:
     """Strings that PostgreSQL cannot hold: NUL and lone surrogates."""
-    match value:
-        case str() if _UNFIT.search(value):
+    for pointer, node in islice(_nodes(value), MAX_NODES):
+        if isinstance(node, str) and _UNFIT.search(node):
             yield Fault("must not contain a NUL or half a surrogate pair", pointer=pointer)
-        case dict():
-            for name, item in value.items():
-                yield from _unfit(name, f"{pointer}/{_escaped(name)}")
-                yield from _unfit(item, f"{pointer}/{_escaped(name)}")
-        case list():
-            for index, item in enumerate(value):
-                yield from _unfit(item, f"{pointer}/{index}")
 
 
-def _depth(raw: bytes) -> int:
-    """Levels of nesting, strings left out; what is not JSON is found later."""
-    deepest = depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', raw, re.DOTALL):
-        if token[0] in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token[0] in b"]}":
-            depth -= 1
-    return deepest
+def _nodes(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a value, and every name, with where it is."""
+    yield pointer, value
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield f"{pointer}/{_escaped(name)}", name
+            yield from _nodes(item, f"{pointer}/{_escaped(name)}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nodes(item, f"{pointer}/{index}")
+
+
+def _deep(raw: bytes) -> bool:
+    """Whether JSON is nested too deep; what is no JSON and not found here is found later.
+
+    Without its strings it is peeled from within, a level at a time: byte by byte, 4 MiB would keep everybody waiting.
+    """
+    outside = raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    brackets = b"".join(outside).translate(_ALIKE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        whole, brackets = len(brackets), brackets.replace(b"[]", b"")
+        if len(brackets) == whole:
+            break
+    return b"[]" in brackets or len(brackets) > MAX_DEPTH
 
 
 def _among(fields: dict[str, Any]) -> str:
