@@ -45,6 +45,9 @@ Generated from a migrated database by `python -m db.catalogue`, and compared wit
 - **Revision**: each user has one number, `user_state.revision`. Every changed task takes the next one, under the lock of
   that row, and keeps it in `tasks.revision` or in its tombstone. So a user's revisions are unique, without gaps, and in
   the order of commits.
+- Conversations have a number of their own, `user_state.conversations_revision`. What changes a conversation or adds to its
+  messages takes the next one and leaves it in `conversations.version`; a deletion takes one too. Messages stand in the
+  order of their ids, which the service draws under the same lock.
 
 ## Writing by hand
 
@@ -52,7 +55,9 @@ Triggers keep the promises above for SQL that comes from elsewhere, a console or
 
 - Tasks that were inserted, changed or deleted without a revision get one each, in the order of their ids, at the end of
   the statement. `returning` shows 0 until then. What changes no content takes none.
-- `updated_at` moves when something changed, never back; `created_at` and the owner of a task do not change.
+- Conversations too, and with them those whose messages were written, changed or deleted: once in a transaction.
+- `updated_at` moves when something changed, never back; `created_at` does not change, nor whose a task, a conversation or
+  a message is.
 - `status` and `completed_at` go together, and nothing fills in the other: `update tasks set status = 'completed'` is
   refused by `tasks_completed_at_iff_completed`. Set `completed_at = now()` with it, and null when it is reopened.
 - A writer by hand locks tasks before `user_state`, the service the other way round; one of two that meet is ended as a

@@ -1,16 +1,38 @@
-"""Walking lists: opaque cursors, the Link to the next page, and the entity tags of lists."""
+"""Walking lists: which page, opaque cursors, the Link to the next page, and the entity tags of lists."""
 
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
+from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from service.calls import MAX_ID, Call
 from service.errors import Fault, invalid
+from service.settings import Settings
 
 _TAG = re.compile(r'"([0-9]{1,19})-(?:([0-9]{1,19})-)?([0-9a-f]{16})"')
+
+
+class Page(msgspec.Struct):
+    """Which page of a list."""
+
+    limit: Annotated[int, Meta(ge=1, le=500, description="Items of a page")] = 50
+    offset: (
+        Annotated[int, Meta(ge=0, le=MAX_ID, description="Items to pass over; not with cursor")] | UnsetType
+    ) = UNSET
+    cursor: (
+        Annotated[str, Meta(max_length=4000, description="next_cursor of the page before; not with offset")]
+        | UnsetType
+    ) = UNSET
+
+    def faults(self, settings: Settings) -> Iterator[Fault]:  # noqa: ARG002
+        """What one parameter says against another."""
+        if UNSET not in (self.cursor, self.offset):
+            yield Fault("is not taken together with cursor", parameter="offset")
 
 
 def write(walk: str, position: str, id: int) -> str:

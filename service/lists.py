@@ -11,7 +11,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
 from service import cursors
-from service.calls import MAX_ID
 from service.errors import Fault
 from service.settings import Settings
 from service.task import STATUSES, Priority, Status, Time, level, storable
@@ -27,7 +26,7 @@ Order: TypeAlias = Literal[
 _WORD = re.compile(r"[^\W_]")
 
 
-class TaskPage(msgspec.Struct):
+class TaskPage(cursors.Page):
     """Which tasks, in which order, and which page of them."""
 
     status: Annotated[tuple[Status, ...], Meta(description="One of these, repeatable")] = ()
@@ -56,20 +55,11 @@ class TaskPage(msgspec.Struct):
     sort: Annotated[Order, Meta(description="`-` for descending; ties by id in the same direction")] = (
         "-created_at"
     )
-    limit: Annotated[int, Meta(ge=1, le=500, description="Items of a page")] = 50
-    offset: (
-        Annotated[int, Meta(ge=0, le=MAX_ID, description="Items to pass over; not with cursor")] | UnsetType
-    ) = UNSET
-    cursor: (
-        Annotated[str, Meta(max_length=4000, description="next_cursor of the page before; not with offset")]
-        | UnsetType
-    ) = UNSET
     count: Annotated[bool, Meta(description="Give the total, over all pages")] = False
 
-    def faults(self, settings: Settings) -> Iterator[Fault]:  # noqa: ARG002
+    def faults(self, settings: Settings) -> Iterator[Fault]:
         """What one parameter says against another, and times that cannot be."""
-        if UNSET not in (self.cursor, self.offset):
-            yield Fault("is not taken together with cursor", parameter="offset")
+        yield from cursors.Page.faults(self, settings)
         if self.q is not UNSET and not _WORD.search(self.q):
             yield Fault("must have a word: a letter or a digit", parameter="q")
         if any(status.lower() not in STATUSES for status in self.status):

@@ -2,6 +2,7 @@
 
 import re
 from http import HTTPStatus
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -25,7 +26,7 @@ A request is at most one statement, one round trip. Every change of a task takes
 Errors are RFC 9457 problems with a stable `code`; `errors` names every field to blame."""
 
 _HEADERS = {
-    IF_MATCH: "Do it only if the task still has one of these tags: its `ETag`, `*`, or a list",
+    IF_MATCH: "Do it only if it still has one of these tags: its `ETag`, `*`, or a list",
     IF_NONE_MATCH: "Answer 304 if the client has this version: an `ETag` or a list of them",
     IDEMPOTENCY_KEY: (
         "Names the request for 24 hours: sent again with the same path, query and body it has no second effect and the "
@@ -169,7 +170,20 @@ def _refusal(status: int) -> dict[str, Any]:
 def _tagged(route: Route) -> str:
     if route.path == "/tasks" and route.method == "GET":
         return "The user's revision, bound to this list"
+    if route.path.startswith("/conversations"):
+        return _tagged_talk(route)
     return "The task's revision" if route.path.startswith("/tasks") else ""
+
+
+def _tagged_talk(route: Route) -> str:
+    match route.method, route.path:
+        case ("GET", "/conversations"):
+            return "The number of changes of the user's conversations, bound to this list"
+        case ("GET", path) if path.endswith("/messages"):
+            return "The conversation's version, bound to this list"
+        case ("DELETE", _) | ("POST", "/conversations/{id:str}/messages"):
+            return ""
+    return "The conversation's version"
 
 
 def _path_parameter(name: str, route: Route) -> dict[str, Any]:
@@ -191,16 +205,22 @@ def _query_parameters(query: type[msgspec.Struct]) -> list[dict[str, Any]]:
 
 def _schemas(settings: Settings) -> dict[str, Any]:
     """The bodies and rows by msgspec, which knows their limits and that they take no other fields."""
-    answers: list[type] = [get_args(get_type_hints(route.handler)["return"])[0] for route in ROUTES]
-    rows = {kind for kind in answers if issubclass(kind, msgspec.Struct)}
+    rows = {kind for route in ROUTES for kind in _answers(route) if issubclass(kind, msgspec.Struct)}
     kinds: set[type] = {*rows, ProblemBody, *Body.kinds.values()}
     by_name = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(by_name, ref_template="#/components/schemas/{name}")
     limits = {"title": (1, settings.title_max_length), "description": (0, settings.description_max_length)}
     for kind in Body.kinds.values():
+        schemas[kind.__name__] |= getattr(kind, "either", {})
         for name, (least, most) in limits.items():
             prop = schemas[kind.__name__]["properties"].get(name, {})
             for arm in (prop, *prop.get("anyOf", [])):
-                if arm.get("type") == "string":
+                if arm.get("type") == "string" and "maxLength" not in arm:
                     arm |= {"minLength": least, "maxLength": most}
     return schemas
+
+
+def _answers(route: Route) -> tuple[type, ...]:
+    """What a route answers with, one type of several."""
+    kind = get_args(get_type_hints(route.handler)["return"])[0]
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)

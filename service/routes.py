@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service import auth, idempotency, lists, tasks, users
+from service import auth, conversations, idempotency, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
@@ -73,4 +73,27 @@ ROUTES = (
     _route("DELETE /tasks/{id:str}", tasks.delete_task, 204, 412, query=tasks.TaskDelete, header=IF_MATCH),
     _route("POST   /tasks/{id:str}/restore", tasks.restore_task, 200, 412, header=IF_MATCH),
     _route("POST   /tasks/{id:str}/toggle", tasks.toggle_task, 200, 412, header=IF_MATCH),
+    _route(
+        "GET    /conversations",
+        conversations.list_conversations,
+        query=conversations.ConversationPage,
+        header=IF_NONE_MATCH,
+    ),
+    _route("POST   /conversations", conversations.create_conversation, 201, header=IDEMPOTENCY_KEY),
+    _route("GET    /conversations/{id:str}", conversations.get_conversation, header=IF_NONE_MATCH),
+    _route("PATCH  /conversations/{id:str}", conversations.update_conversation, 200, 412, header=IF_MATCH),
+    _route("DELETE /conversations/{id:str}", conversations.delete_conversation, 204, 412, header=IF_MATCH),
+    _route(
+        "GET    /conversations/{id:str}/messages",
+        conversations.list_messages,
+        query=conversations.MessagePage,
+        header=IF_NONE_MATCH,
+    ),
+    _route(
+        "POST   /conversations/{id:str}/messages",
+        conversations.create_messages,
+        201,
+        header=IDEMPOTENCY_KEY,
+        max_body=LARGE_BODY,
+    ),
 )

@@ -23,9 +23,12 @@ class Conversation(SQLModel, table=True):
     user_id: str = Field(sa_column=owner())
     title: str | None = Field(default=None, sa_column=Column(String(200)))
     version: int = Field(
-        default=1,
+        default=0,
         sa_column=Column(
-            BigInteger, nullable=False, server_default=text("1"), comment="Grows with every change; the ETag"
+            BigInteger,
+            nullable=False,
+            server_default=text("0"),
+            comment="The user's conversations_revision at the last change of it or of its messages; the ETag",
         ),
     )
     created_at: datetime | None = Field(default=None, sa_column=moment("Never changes"))

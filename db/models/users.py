@@ -119,7 +119,7 @@ class UserState(SQLModel, table=True):
             BigInteger,
             nullable=False,
             server_default=text("0"),
-            comment="The same count for conversations and their messages",
+            comment="Grows by one with every change of a conversation or of its messages, in the order of commits",
         ),
     )
     is_active: bool = Field(

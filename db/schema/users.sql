@@ -34,7 +34,7 @@ create table user_state (
 comment on table user_state is 'What every statement reads and every write locks first, one narrow row for each user.';
 comment on column user_state.revision is 'Grows by one with every changed task: unique, gapless, in the order of commits';
 comment on column user_state.purged_revision is 'Tombstones up to here may be gone; an older cursor of sync starts again';
-comment on column user_state.conversations_revision is 'The same count for conversations and their messages';
+comment on column user_state.conversations_revision is 'Grows by one with every change of a conversation or of its messages, in the order of commits';
 comment on column user_state.is_active is 'A copy of users.is_active, by trigger';
 comment on column user_state.tokens_valid_from is 'Tokens of an identity provider that were issued before this are refused';
 

@@ -6,9 +6,9 @@ s.id = $2 and s.user_id = $1 and us.user_id = $1
         and s.revoked_at is null and s.expires_at > now() and us.is_active
 
 -- fragment: caller
--- Who is calling, and the revision of their tasks. No row: 401.
+-- Who is calling, and the revisions of their tasks and of their conversations. No row: 401.
 caller as (
-    select us.user_id, us.revision
+    select us.user_id, us.revision, us.conversations_revision
     from sessions s, user_state us
     where {alive}
 )
@@ -16,7 +16,7 @@ caller as (
 -- fragment: caller_locked
 -- The same for a write: the user's state is locked first, always, so that no two writers can deadlock.
 caller as (
-    select us.user_id, us.revision
+    select us.user_id, us.revision, us.conversations_revision
     from sessions s, user_state us
     where {alive}
     for no key update of us
@@ -130,6 +130,50 @@ json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'descripti
 
 -- fragment: rfc3339
 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
+-- Conversations.
+
+-- fragment: conversation
+-- A conversation's columns, in the order of the JSON.
+@.id, @.user_id, @.title, @.created_at, @.updated_at
+
+-- fragment: message
+-- A message's columns, in the order of the JSON.
+@.id, @.conversation_id, @.user_id, @.role, @.content, @.created_at
+
+-- fragment: conversation_json
+-- A conversation as JSON, read again by db.conversations.Conversation.
+json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title,
+        'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}),
+        'updated_at', to_char(@.updated_at at time zone 'UTC', {rfc3339}))
+
+-- fragment: message_json
+-- A message as JSON, read again by db.conversations.Message.
+json_build_object('id', @.id, 'conversation_id', @.conversation_id, 'user_id', @.user_id, 'role', @.role,
+        'content', @.content, 'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}))
+
+-- fragment: talk
+-- The conversation @ of the caller; its version stands where a task has its revision.
+select t.version as revision, {conversation t}
+    from caller c
+    join conversations t on t.user_id = c.user_id
+    where t.id = @
+
+-- fragment: stamp_talk
+-- The next number of the caller's conversations, taken only if @ has a row.
+stamp as (
+    update user_state us
+    set conversations_revision = us.conversations_revision + 1
+    from @
+    where us.user_id = $1
+    returning us.conversations_revision as revision
+)
+
+-- fragment: said
+-- The messages of a JSON array of roles and contents, in their order.
+select d.role, d.content
+        from rows from (json_to_recordset(@::text::json) as (role text, content text)) with ordinality as d (role, content, place)
+        order by d.place
 
 -- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
 
@@ -327,6 +371,9 @@ asc
 -- fragment: way_asc_beyond
 >
 
+-- fragment: way_asc_within
+<=
+
 -- fragment: way_asc_end
 'infinity'
 
@@ -335,6 +382,9 @@ desc
 
 -- fragment: way_desc_beyond
 <
+
+-- fragment: way_desc_within
+>=
 
 -- fragment: way_desc_end
 '-infinity'

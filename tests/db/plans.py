@@ -32,6 +32,13 @@ union all
 select 'user' || (1 + n % 1000), 'task ' || n, 'pending', null, 3, now() - make_interval(secs => n), 1 + n / 1000
 from generate_series(1, 50000) n;
 update user_state set revision = 10000 where user_id = '{BIG}';
+insert into conversations (user_id, title, updated_at)
+select '{BIG}', 'talk ' || n, now() - make_interval(secs => n) from generate_series(1, 2000) n
+union all
+select 'user' || (1 + n % 1000), 'talk ' || n, now() - make_interval(secs => n) from generate_series(1, 10000) n;
+insert into messages (conversation_id, user_id, role, content)
+select c.id, c.user_id, 'user', 'message ' || n
+from conversations c, generate_series(1, case when c.user_id <> '{BIG}' then 3 when c.title = 'talk 1000' then 10000 else 1 end) n;
 """
 
 
@@ -47,7 +54,7 @@ class Node:
 
 
 async def seed(connection: asyncpg.Connection) -> None:
-    """Ten thousand tasks of one user among fifty thousand of a thousand others."""
+    """Ten thousand tasks of one user among fifty thousand of a thousand others, and as many messages of one conversation."""
     await connection.execute(SEED)
     await connection.execute("vacuum analyze")
 

@@ -179,7 +179,7 @@ async def test_alembic_finds_no_difference_to_the_models(migrated_database: str)
     "change",
     [
         "alter table tasks alter priority set default 4",
-        "alter table conversations alter title type varchar(201)",
+        "alter table messages alter role type varchar(20)",
         "alter table tasks alter description set not null",
         "alter table tasks drop constraint tasks_title_length",
         "alter table tasks add constraint tasks_added check (id > 0)",

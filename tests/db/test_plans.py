@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from db import statements, tasks
+from db import conversations, statements, tasks
 from db.statements import Statement
 from db.url import parse
 from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
@@ -44,6 +44,9 @@ VALUES: dict[str, Any] = {
     "route": "POST /tasks",
     "key": "k",
     "fingerprint": b"fingerprint",
+    # conversations
+    "version": None,
+    "drafts": '[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]',
     # accounts
     "email": "somebody.new@example.com",
     "session_id": SID,
@@ -64,6 +67,7 @@ VALUES: dict[str, Any] = {
     "completed": True,
     "due_in_days": 1,
 }
+TALK = "talk 1000"  # with 10,000 messages
 OWN_SESSION = {"auth.register", "auth.login", "seed.session"}  # statements that open the session `sid`
 RIDING = [statement for statement in statements.every() if statement.rides_on and not statement.member]
 
@@ -86,7 +90,12 @@ async def values_for(connection: asyncpg.Connection, statement: Statement) -> di
     task_id = await connection.fetchval(
         "select id from tasks where user_id = $1 and title = 'task 5000'", BIG
     )
-    values = VALUES | {"task_id": task_id}
+    talk = await connection.fetchval(
+        "select id from conversations where user_id = $1 and title = $2", BIG, TALK
+    )
+    values = VALUES | {"task_id": task_id, "conversation_id": talk}
+    if statement.member == ("asc",):
+        values["after_id"] = -1
     if statement.family == "tasks.list":
         after, after_id = tasks.edge(*statement.member[2:4])  # type: ignore[arg-type]
         values |= {"after": after, "after_id": after_id}
@@ -185,3 +194,66 @@ async def test_a_search_for_a_rare_word_reads_the_tasks_that_have_it(
     read = [node for node in found if node.relation == "tasks"]
     assert sum(node.rows for node in read) == 2 * hits  # for the page and for the total
     assert all(node.index == "tasks_pkey" for node in read if node.rows)
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize(
+    "window", [{}, {"skip": 100}, {"after": "2020-01-01", "after_id": 1}, {"size": 501}], ids=str
+)
+async def test_conversations_are_read_a_page_at_a_time(
+    planned: asyncpg.Connection, window: dict[str, Any], mode: PLAN
+) -> None:
+    values = VALUES | window
+    found = await plan(planned, conversations.LIST, values, mode)
+    (read,) = [node for node in found if node.relation == "conversations"]
+    assert read.index == "conversations_user_id_updated_at_id_idx"
+    assert read.rows + read.dropped <= values["skip"] + values["size"]
+    assert all(node.rows <= values["size"] for node in found if "Sort" in node.kind)
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize(
+    "window", [{}, {"skip": 100}, {"after_id": 1}, {"after_id": 2**40}, {"size": 501}], ids=str
+)
+@pytest.mark.parametrize("statement", conversations.LISTS_OF_MESSAGES.values(), ids=lambda it: it.name)
+async def test_messages_are_read_a_page_at_a_time(
+    planned: asyncpg.Connection, statement: Statement, window: dict[str, Any], mode: PLAN
+) -> None:
+    values = await values_for(planned, statement) | window
+    found = await plan(planned, statement, values, mode)
+    assert set(statement.rides_on) <= {node.index for node in found if node.index}
+    assert [node.relation for node in found if node.kind == "Seq Scan"] == []
+    (read,) = [node for node in found if node.relation == "messages"]
+    assert read.rows + read.dropped <= values["skip"] + values["size"]
+    assert all(node.rows <= values["size"] for node in found if "Sort" in node.kind)
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+async def test_nothing_of_a_conversation_is_read_where_its_version_is_known_or_it_is_anothers(
+    planned: asyncpg.Connection, mode: PLAN
+) -> None:
+    talks = await planned.fetchval("select conversations_revision from user_state where user_id = $1", BIG)
+    found = await plan(planned, conversations.LIST, VALUES | {"revision": talks}, mode)
+    assert sum(node.rows + node.dropped for node in found if node.relation == "conversations") == 0
+    for statement in conversations.LISTS_OF_MESSAGES.values():
+        values = await values_for(planned, statement)
+        version = await planned.fetchval(
+            "select version from conversations where id = $1", values["conversation_id"]
+        )
+        anothers = await planned.fetchval("select id from conversations where user_id = 'user7' limit 1")
+        for known in ({"version": version}, {"conversation_id": anothers}):
+            found = await plan(planned, statement, values | known, mode)
+            assert sum(node.rows + node.dropped for node in found if node.relation == "messages") == 0
+
+
+async def test_a_write_reads_one_conversation(planned: asyncpg.Connection) -> None:
+    for statement in (
+        conversations.UPDATE,
+        conversations.DELETE,
+        conversations.CREATE_MESSAGES,
+        conversations.CREATE_MESSAGES_ONCE,
+    ):
+        found = await plan(planned, statement, await values_for(planned, statement))
+        scans = [node for node in found if node.relation == "conversations" and "Scan" in node.kind]
+        assert {node.index for node in scans} == {"conversations_pkey"}, statement.name
+        assert all(node.rows <= 1 for node in scans), statement.name

@@ -36,6 +36,13 @@ async def test_the_documented_role_serves_and_cannot_change_the_schema(migrated_
             transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 user = await sign_up(client)
+                talk = await client.post("/api/v1/conversations", json={}, headers=user.headers)
+                url = talk.headers["location"]
+                message = {"role": "user", "content": "x"}
+                for key in ({}, {"Idempotency-Key": "k"}):
+                    said = await client.post(f"{url}/messages", json=message, headers=user.headers | key)
+                    assert said.status_code == 201
+                assert (await client.delete(url, headers=user.headers)).status_code == 204
                 tasks = "/api/v1/tasks"
                 made = await client.post(tasks, json={"title": "x"}, headers=user.headers)
                 url = f"{tasks}/{made.json()['id']}"

@@ -61,6 +61,20 @@ async def test_bodies_and_rows_have_examples_and_limits(document: dict[str, Any]
     assert set(schemas["Task"]["required"]) == set(schemas["Task"]["properties"])
 
 
+async def test_one_message_or_several(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    one, several = schemas["MessageCreate"]["oneOf"]
+    assert (one["required"], several["required"]) == (["role", "content"], ["messages"])
+    content = schemas["MessageDraft"]["properties"]["content"]
+    assert (content["minLength"], content["maxLength"]) == (1, 32_000)
+    answer = document["paths"][f"{BASE}/conversations/{{id}}/messages"]["post"]["responses"]["201"]
+    names = [
+        arm["$ref"].rsplit("/", 1)[1] for arm in answer["content"]["application/json"]["schema"]["oneOf"]
+    ]
+    assert names == ["Message", "Messages"]
+    assert set(schemas["Message"]["required"]) == set(schemas["Message"]["properties"])
+
+
 async def test_keyed_operations_tell_of_the_key_and_of_replays(document: dict[str, Any]) -> None:
     for route in ROUTES:
         operation = document["paths"][BASE + route.path.replace(":str", "")][route.method.lower()]

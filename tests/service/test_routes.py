@@ -28,7 +28,18 @@ BODIES: dict[str, dict[str, Any]] = {
     "delete_user": {"password": "{password}"},
     "create_task": {"title": "a task"},
     "update_task": {"title": "another title"},
+    "create_conversation": {"title": "a talk"},
+    "update_conversation": {"title": "another title"},
+    "create_messages": {"role": "user", "content": "hello"},
 }
+# Everything of a user's that a route could change.
+ROWS = """
+select u::text from users u where id = $1
+union all select t::text from tasks t where user_id = $1
+union all select c::text from conversations c where user_id = $1
+union all select m::text from messages m where user_id = $1
+order by 1
+"""
 # One statement a request; two where a password is verified.
 BUDGET = {"login": 2, "update_user": 2, "change_password": 2, "delete_user": 2}
 
@@ -60,12 +71,22 @@ async def path(route: Route, client: httpx.AsyncClient, owner: Account) -> str:
     if "sessions" in route.path:
         sessions = (await client.get(f"{BASE}/auth/sessions", headers=owner.headers)).json()["items"]
         id = sessions[0]["id"]
+    elif "conversations" in route.path:
+        id = await talk(client, owner)
     else:
         made = await client.post(f"{BASE}/tasks", json={"title": "mine"}, headers=owner.headers)
         id = str(made.json()["id"])
         if route.path.endswith("restore"):
             await client.delete(f"{BASE}/tasks/{id}", headers=owner.headers)
     return re.sub(r"{id:str}", id, BASE + route.path)
+
+
+async def talk(client: httpx.AsyncClient, owner: Account) -> str:
+    """The id of a conversation of the owner's, with a message in it."""
+    made = await client.post(f"{BASE}/conversations", json={}, headers=owner.headers)
+    message = {"role": "user", "content": "mine"}
+    await client.post(f"{made.headers['location']}/messages", json=message, headers=owner.headers)
+    return str(made.json()["id"])
 
 
 def unknown(route: Route) -> str:
@@ -112,13 +133,13 @@ async def test_anothers_id_answers_as_an_unknown_one(
     route: Route, client: httpx.AsyncClient, user: Account, other: Account, connection: Any
 ) -> None:
     url = await path(route, client, other)
-    before = await connection.fetch("select t::text from tasks t where user_id = $1", other.id)
+    before = await connection.fetch(ROWS, other.id)
     theirs = await client.request(route.method, url, json=body(route, user), headers=user.headers)
     nobodys = await client.request(route.method, unknown(route), json=body(route, user), headers=user.headers)
     assert (theirs.status_code, nobodys.status_code) == (404, 404)
     assert without_id(theirs) == without_id(nobodys)
     assert set(theirs.headers) == set(nobodys.headers)
-    assert await connection.fetch("select t::text from tasks t where user_id = $1", other.id) == before
+    assert await connection.fetch(ROWS, other.id) == before
     own = await client.request(route.method, url, json=body(route, other), headers=other.headers)
     assert own.status_code == route.status
 
@@ -138,14 +159,13 @@ async def test_refuses_fields_that_are_not_the_callers(
     route: Route, client: httpx.AsyncClient, user: Account, connection: Any
 ) -> None:
     url = await path(route, client, user)
-    rows = "select (select u::text from users u where id = $1), (select array_agg(t::text) from tasks t where user_id = $1)"
-    before = await connection.fetchrow(rows, user.id)
+    before = await connection.fetch(ROWS, user.id)
     for field in ("id", "user_id", "created_at", "deleted_at", "revision", "is_admin", "password_hash"):
         given = (body(route, user) or {}) | {field: 1}
         answer = await client.request(route.method, url, json=given, headers=user.headers)
         assert answer.status_code == 422, field
         assert answer.json()["errors"][0]["pointer"] == f"/{field}"
-    assert await connection.fetchrow(rows, user.id) == before
+    assert await connection.fetch(ROWS, user.id) == before
 
 
 @pytest.fixture(scope="module")
