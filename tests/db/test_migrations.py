@@ -161,6 +161,18 @@ async def test_what_was_written_without_triggers_is_put_right(migrated_database:
         assert await connection.fetchval("select count(*) from tasks where revision = 0") == 0
 
 
+async def test_conversations_of_before_get_their_versions(migrated_database: str) -> None:
+    await run(migrated_database, ROWS)
+    await roundtrip(migrated_database, "to", "0004")
+    await run(migrated_database, "insert into conversations (user_id) values ('bert'), ('bert'), ('bert')")
+    await roundtrip(migrated_database, "up")
+    async with connected(migrated_database) as connection:
+        found = await connection.fetch("select user_id, version from conversations order by 1, 2")
+        assert [tuple(row) for row in found] == [("anna", 1), ("bert", 1), ("bert", 2), ("bert", 3)]
+        states = await connection.fetch("select conversations_revision from user_state order by user_id")
+        assert [row["conversations_revision"] for row in states] == [1, 3]
+
+
 async def test_down_to_nothing_asks_first(migrated_database: str) -> None:
     await run(migrated_database, ROWS)
     before = await rows(migrated_database)
