@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from db.types import Instant
+from db.types import Told
 
 Status: TypeAlias = Literal["pending", "in_progress", "completed"]
 Label: TypeAlias = Literal["lowest", "low", "medium", "high", "highest"]
@@ -23,11 +23,11 @@ class Task(msgspec.Struct, gc=False):
     completed: bool
     priority: int
     priority_label: Label
-    due_date: Instant | None
-    created_at: Instant
-    updated_at: Instant
-    completed_at: Instant | None
-    deleted_at: Instant | None
+    due_date: Told | None
+    created_at: Told
+    updated_at: Told
+    completed_at: Told | None
+    deleted_at: Told | None
     revision: int
 
 

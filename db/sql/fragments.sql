@@ -30,8 +30,13 @@ caller as (
 -- fragment: task
 -- A task as the API shows it: two of its fields are derived, none is stored twice.
 @.id, @.user_id, @.title, @.description, @.status, @.status = 'completed' as completed,
-    @.priority, (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority] as priority_label, @.due_date,
-    @.created_at, @.updated_at, @.completed_at, @.deleted_at, @.revision
+    @.priority, (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority] as priority_label,
+    {told @.due_date} as due_date, {told @.created_at} as created_at, {told @.updated_at} as updated_at,
+    {told @.completed_at} as completed_at, {told @.deleted_at} as deleted_at, @.revision
+
+-- fragment: told
+-- A time as the API tells it, whatever the server's zone is. To make a datetime of it would cost the client 1 us each.
+translate((@ at time zone 'UTC')::text, ' ', 'T') || 'Z'
 
 -- fragment: matching
 -- If-Match, in a text: asyncpg asks the server about an array type before its first use of each connection.
@@ -122,14 +127,8 @@ exists (select from won) as first, k.fingerprint, k.status, k.result
 json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'description', @.description,
         'status', @.status, 'completed', @.status = 'completed', 'priority', @.priority,
         'priority_label', (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority],
-        'due_date', to_char(@.due_date at time zone 'UTC', {rfc3339}),
-        'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}),
-        'updated_at', to_char(@.updated_at at time zone 'UTC', {rfc3339}),
-        'completed_at', to_char(@.completed_at at time zone 'UTC', {rfc3339}),
-        'deleted_at', to_char(@.deleted_at at time zone 'UTC', {rfc3339}), 'revision', @.revision)
-
--- fragment: rfc3339
-'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+        'due_date', {told @.due_date}, 'created_at', {told @.created_at}, 'updated_at', {told @.updated_at},
+        'completed_at', {told @.completed_at}, 'deleted_at', {told @.deleted_at}, 'revision', @.revision)
 
 -- Conversations.
 
@@ -144,13 +143,13 @@ json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'descripti
 -- fragment: conversation_json
 -- A conversation as JSON, read again by db.conversations.Conversation.
 json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title,
-        'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}),
-        'updated_at', to_char(@.updated_at at time zone 'UTC', {rfc3339}))
+        'created_at', {told @.created_at},
+        'updated_at', {told @.updated_at})
 
 -- fragment: message_json
 -- A message as JSON, read again by db.conversations.Message.
 json_build_object('id', @.id, 'conversation_id', @.conversation_id, 'user_id', @.user_id, 'role', @.role,
-        'content', @.content, 'created_at', to_char(@.created_at at time zone 'UTC', {rfc3339}))
+        'content', @.content, 'created_at', {told @.created_at})
 
 -- fragment: talk
 -- The conversation @ of the caller; its version stands where a task has its revision.
