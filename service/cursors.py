@@ -55,7 +55,7 @@ def read(cursor: str, walk: str) -> tuple[str, int]:
 def link(request: Call, cursor: str) -> str:
     """The Link header (RFC 8288) to the next page of the same query."""
     pairs = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
-    kept = [(name, value) for name, value in pairs if name not in ("cursor", "offset")]
+    kept = [(name, value) for name, value in pairs if name not in ("cursor", "offset", "since")]
     return f'<{request.scope["path"]}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
 
 

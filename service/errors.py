@@ -40,6 +40,7 @@ DETAILS = {
     401: "Sign in: send a valid access token as Authorization: Bearer <token>.",
     404: "There is nothing here, or it is not yours.",
     405: "This path does not take that method; Allow lists those that it takes.",
+    410: "What changed since then can no longer be told in full; start from 0, with nothing kept.",
     412: "It has changed since the version that If-Match names; read it again.",
     413: "The body is larger than this route takes.",
     500: "Something went wrong here; the request id finds it in our log.",

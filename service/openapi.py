@@ -10,6 +10,7 @@ from litestar import Litestar
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from db.changes import ErasedTask
 from service.calls import Call
 from service.errors import CODES, DETAILS, TITLES, ProblemBody
 from service.gate import MERGE_PATCH, PUBLIC, NoQuery
@@ -168,7 +169,7 @@ def _refusal(status: int) -> dict[str, Any]:
 
 
 def _tagged(route: Route) -> str:
-    if route.path == "/tasks" and route.method == "GET":
+    if route.header == IF_NONE_MATCH and "{" not in route.path:
         return "The user's revision, bound to this list"
     if route.path.startswith("/conversations"):
         return _tagged_talk(route)
@@ -206,7 +207,7 @@ def _query_parameters(query: type[msgspec.Struct]) -> list[dict[str, Any]]:
 def _schemas(settings: Settings) -> dict[str, Any]:
     """The bodies and rows by msgspec, which knows their limits and that they take no other fields."""
     rows = {kind for route in ROUTES for kind in _answers(route) if issubclass(kind, msgspec.Struct)}
-    kinds: set[type] = {*rows, ProblemBody, *Body.kinds.values()}
+    kinds: set[type] = {*rows, ErasedTask, ProblemBody, *Body.kinds.values()}
     by_name = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(by_name, ref_template="#/components/schemas/{name}")
     limits = {"title": (1, settings.title_max_length), "description": (0, settings.description_max_length)}

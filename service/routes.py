@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service import auth, conversations, idempotency, lists, tasks, users
+from service import auth, changes, conversations, idempotency, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
@@ -68,6 +68,9 @@ ROUTES = (
     _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),
     _route("POST   /tasks", tasks.create_task, 201, header=IDEMPOTENCY_KEY),
     _route("GET    /tasks/stats", tasks.get_stats, 200, query=lists.TaskStatsQuery, header=IF_NONE_MATCH),
+    _route(
+        "GET    /tasks/changes", changes.list_changes, 200, 410, query=changes.Since, header=IF_NONE_MATCH
+    ),
     _route("GET    /tasks/{id:str}", tasks.get_task, 200, header=IF_NONE_MATCH),
     _route("PATCH  /tasks/{id:str}", tasks.update_task, 200, 412, header=IF_MATCH),
     _route("DELETE /tasks/{id:str}", tasks.delete_task, 204, 412, query=tasks.TaskDelete, header=IF_MATCH),

@@ -23,10 +23,10 @@ CREATE INDEX tasks_user_id_created_at_id_idx ON tasks USING btree (user_id, crea
 CREATE UNIQUE INDEX tasks_user_id_import_key_key ON tasks USING btree (user_id, import_key) WHERE import_key IS NOT NULL;
 comment on index tasks_user_id_import_key_key is 'An imported task exists once, however often the import runs.';
 
--- cascade from users, tasks.stats
+-- cascade from users, changes.list, tasks.stats
 CREATE INDEX tasks_user_id_revision_idx ON tasks USING btree (user_id, revision);
 
--- cascade from users
+-- cascade from users, changes.list
 CREATE INDEX tombstones_user_id_revision_idx ON tombstones USING btree (user_id, revision);
 
 -- uniqueness, auth.login_read

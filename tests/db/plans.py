@@ -31,6 +31,10 @@ from generate_series(1, 10000) n
 union all
 select 'user' || (1 + n % 1000), 'task ' || n, 'pending', null, 3, now() - make_interval(secs => n), 1 + n / 1000
 from generate_series(1, 50000) n;
+insert into tombstones (user_id, task_id, revision)
+select '{BIG}', 1000000 + n, 5 * n from generate_series(1, 2000) n
+union all
+select 'user' || (1 + n % 1000), 2000000 + n, 1 + n / 1000 from generate_series(1, 10000) n;
 update user_state set revision = 10000 where user_id = '{BIG}';
 insert into conversations (user_id, title, updated_at)
 select '{BIG}', 'talk ' || n, now() - make_interval(secs => n) from generate_series(1, 2000) n
@@ -54,7 +58,7 @@ class Node:
 
 
 async def seed(connection: asyncpg.Connection) -> None:
-    """Ten thousand tasks of one user among fifty thousand of a thousand others, and as many messages of one conversation."""
+    """Ten thousand tasks of one user among fifty thousand of a thousand others, a tombstone for each five, and as many messages."""
     await connection.execute(SEED)
     await connection.execute("vacuum analyze")
 

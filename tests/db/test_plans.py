@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from db import conversations, statements, tasks
+from db import changes, conversations, statements, tasks
 from db.statements import Statement
 from db.url import parse
 from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
@@ -40,6 +40,9 @@ VALUES: dict[str, Any] = {
     **FILTERS,
     "tz": "Europe/Berlin",
     "q": "TASK 5000",
+    "since": 5000,
+    "begun": None,
+    "purged": None,
     # idempotency keys
     "route": "POST /tasks",
     "key": "k",
@@ -257,3 +260,34 @@ async def test_a_write_reads_one_conversation(planned: asyncpg.Connection) -> No
         scans = [node for node in found if node.relation == "conversations" and "Scan" in node.kind]
         assert {node.index for node in scans} == {"conversations_pkey"}, statement.name
         assert all(node.rows <= 1 for node in scans), statement.name
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize("size", [51, 501])
+@pytest.mark.parametrize("since", [0, 5_000, 9_000, 9_990, 10_000])
+async def test_changes_are_read_in_the_order_of_their_indexes(
+    planned: asyncpg.Connection, since: int, size: int, mode: PLAN
+) -> None:
+    found = await plan(planned, changes.LIST, VALUES | {"since": since, "size": size}, mode)
+    read = [node for node in found if node.relation in ("tasks", "tombstones")]
+    assert [(node.kind, node.index) for node in read] == [
+        ("Index Scan", "tasks_user_id_revision_idx"),
+        ("Index Scan", "tombstones_user_id_revision_idx"),
+    ]
+    assert sum(node.rows + node.dropped for node in read) <= size + 1  # a merge looks at the next of each
+    assert [node.rows <= size for node in found if "Sort" in node.kind] == [True]
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize(
+    "window",
+    [{"revision": 10_000, "purged": 0}, {"since": 10_001}, {"begun": 1}],
+    ids=["known", "past the revision", "dropped meanwhile"],
+)
+async def test_no_change_is_read_where_none_is_told(
+    planned: asyncpg.Connection, window: dict[str, Any], mode: PLAN
+) -> None:
+    found = await plan(planned, changes.LIST, VALUES | window, mode)
+    read = [node for node in found if node.relation in ("tasks", "tombstones")]
+    assert len(read) == 2
+    assert sum(node.rows + node.dropped for node in read) == 0
