@@ -140,6 +140,7 @@ async def test_pages_by_cursor_and_by_link(feed: Feed) -> None:
             answer = await feed.client.get(url, headers=feed.user.headers)
             page = answer.json()
             items += page["items"]
+            assert revisions({"items": items}) == sorted({item["revision"] for item in items})
             link = answer.links["next"]["url"] if "next" in answer.links else None
             assert page["has_more"] == (page["next_cursor"] is not None) == (link is not None)
             assert page["revision"] == (page["items"][-1]["revision"] if page["has_more"] else 7)
@@ -234,6 +235,7 @@ async def test_a_first_sync_is_not_refused_for_what_was_dropped_before_it(feed: 
     while query:
         page = await feed.page(query)
         told += revisions(page)
+        assert told == sorted(set(told))
         query = f"cursor={page['next_cursor']}&limit=1" if page["has_more"] else ""
         await feed.purge(5)  # again, of nothing
     assert (told, page["revision"]) == ([1, 2, 3], 5)

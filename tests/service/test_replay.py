@@ -246,14 +246,16 @@ async def test_a_replayed_feed_equals_the_table(
     for n in range(10):
         world.ids.append((await world.send("POST", TASKS, json={"title": f"t{n}"})).json()["id"])
     clients = [Client(world, world.chance(f"client {n}")) for n in range(CLIENTS)]
-    others = [asyncio.create_task(one.live()) for one in clients]
-    others.append(asyncio.create_task(purge(world, world.chance("purge"), hands[-1])))
-    await asyncio.gather(
-        *(write(world, world.chance(f"writer {n}")) for n in range(BY_HTTP)),
-        *(write_by_hand(world, world.chance(f"hand {n}"), hands[n]) for n in range(BY_HAND)),
-    )
-    world.writing = False
-    await asyncio.gather(*others)
+    async with asyncio.TaskGroup() as others:
+        for one in clients:
+            others.create_task(one.live())
+        others.create_task(purge(world, world.chance("purge"), hands[-1]))
+        async with asyncio.TaskGroup() as writers:
+            for n in range(BY_HTTP):
+                writers.create_task(write(world, world.chance(f"writer {n}")))
+            for n in range(BY_HAND):
+                writers.create_task(write_by_hand(world, world.chance(f"hand {n}"), hands[n]))
+        world.writing = False
 
     table = await hands[0].fetch(
         f"select {COLUMNS.replace(' ', ', ')} from tasks where user_id = $1", user.id
