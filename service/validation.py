@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Generator, Iterator
-from itertools import chain, islice
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Generator, Iterator, Sequence
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -16,13 +17,12 @@ from service.errors import Fault, Problem, invalid
 from service.settings import Settings, plain
 
 MAX_DEPTH = 32
-MAX_FAULTS = 100  # told of one body
-MAX_ITEMS, MAX_NODES = 1000, 10_000  # looked at in a body that is refused
+MAX_VALUES = 20_000  # commas and brackets in a body whose faults are all named
 T = TypeVar("T", bound=msgspec.Struct)
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
-_ALIKE, _NO_BRACKETS = bytes.maketrans(b"{}", b"[]"), bytes({*range(256)} - {*b"[]{}"})
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def decode(raw: bytes, kind: type[T], settings: Settings) -> T:
@@ -30,8 +30,8 @@ def decode(raw: bytes, kind: type[T], settings: Settings) -> T:
     decoder = _DECODERS.get(kind) or _DECODERS.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         data: T = decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _explained(raw, kind, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _explained(raw, kind, error, settings) from None
     if b"\\u0000" in raw and (faults := list(_unfit(_parsed(raw)))):
         raise invalid(*faults)
     check(data, settings)
@@ -39,8 +39,8 @@ def decode(raw: bytes, kind: type[T], settings: Settings) -> T:
 
 
 def check(data: object, settings: Settings) -> None:
-    """Raise the faults that a Struct finds in itself."""
-    if (look := getattr(data, "faults", None)) and (faults := list(look(settings))):
+    """Raise the faults that a Struct finds in itself and in what it holds."""
+    if faults := list(_faults(data, settings)):
         raise invalid(*faults)
 
 
@@ -81,52 +81,112 @@ def _repeatable(kind: Any) -> Any:
     return get_args(plain_kind)[0] if get_origin(plain_kind) is tuple else None
 
 
-def _explained(raw: bytes, kind: type[msgspec.Struct], error: Exception) -> Problem:
-    """Why msgspec refused a body: every field to blame, not only the first."""
-    if _deep(raw):
+def _faults(data: Any, settings: Settings, at: str = "") -> Iterator[Fault]:
+    """What a Struct finds in itself and in the Structs that it holds, with pointers from the body's root."""
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from _faults(item, settings, f"{at}/{index}")
+        return
+    yield from _own_faults(data, settings, at)
+    for name in _holders(data.__class__):
+        yield from _faults(getattr(data, name), settings, f"{at}/{name}")
+
+
+def _own_faults(data: object, settings: Settings, at: str) -> Iterator[Fault]:
+    if look := getattr(data, "faults", None):
+        for fault in look(settings):
+            yield msgspec.structs.replace(fault, pointer=at + fault.pointer) if at else fault
+
+
+def _explained(raw: bytes, kind: type[msgspec.Struct], error: Exception, settings: Settings) -> Problem:
+    """Why msgspec refused a body: every field to blame, not only the first.
+
+    What is nested too deep is found here, for none of our Structs takes it. A body with more in it than any that is
+    meant well is not looked at closely: that would hold up everybody else.
+    """
+    outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of strings
+    brackets = outside.translate(None, _NO_BRACKETS)
+    if _depth(brackets[:MAX_VALUES]) > MAX_DEPTH:
         return Problem(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
+    if outside.count(b",") + len(brackets) > MAX_VALUES:
+        if isinstance(error, msgspec.ValidationError):
+            return invalid(Fault(plain(error), pointer=_path(error)))
+        return Problem(400, "The body is not JSON in UTF-8.")
     value = _parsed(raw)
-    faults = list(islice(chain(_unfit(value), _misfits(value, kind)), MAX_FAULTS))
+    faults = [*_unfit(value), *_wrong(value, kind, settings)]
     return invalid(*faults) if faults else Problem(422, f"The body cannot be taken: {error}.")
 
 
-def _misfits(value: Any, kind: type[msgspec.Struct], pointer: str = "") -> Iterator[Fault]:
-    """What of an object does not fit into a Struct, field by field."""
-    if not isinstance(value, dict):
-        yield Fault("must be an object", pointer=pointer)
+def _wrong(value: Any, kind: Any, settings: Settings, at: str = "") -> Iterator[Fault]:
+    """Every fault in a value: an object is looked at field by field, a list item by item."""
+    arms = _arms(kind)
+    structs = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
+    if structs and isinstance(value, dict):
+        yield from _wrong_object(value, structs, settings, at)
         return
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name in value:
-        if name not in fields:
-            yield Fault(f"is not known here{_among(fields)}", pointer=f"{pointer}/{_escaped(name)}")
-    for name, field in fields.items():
-        if name in value:
-            yield from _misfit(value[name], field.type, f"{pointer}/{name}")
-        elif field.required:
-            yield Fault("is required", pointer=f"{pointer}/{name}")
-
-
-def _misfit(value: Any, kind: Any, pointer: str) -> Iterator[Fault]:
-    """What is wrong with a field; of a list of objects, with each of them."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        fault = Fault(plain(error), pointer=f"{pointer}{_path(error)}")
-    else:
-        return
-    item = _item(kind)
-    items = enumerate(value[:MAX_ITEMS]) if item and isinstance(value, list) else ()
-    within = [one for index, it in items for one in _misfits(it, item, f"{pointer}/{index}")]
-    yield from within or (fault,)
+        within = _path(error)
+        if within and isinstance(value, list) and get_origin(arms[0]) is list:
+            for index, item in enumerate(value):
+                yield from _wrong(item, get_args(arms[0])[0], settings, f"{at}/{index}")
+        else:
+            yield Fault("must be an object" if structs else plain(error), pointer=f"{at}{within}")
 
 
-def _item(kind: Any) -> Any:
-    """The Struct that a field has a list of, None for other fields."""
-    if get_origin(kind) is list:
-        (item,) = get_args(kind)
-        return item if isinstance(item, type) and issubclass(item, msgspec.Struct) else None
-    arms = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
-    return next((item for arm in arms if (item := _item(arm))), None)
+def _wrong_object(
+    value: dict[str, Any], kinds: Sequence[type[msgspec.Struct]], settings: Settings, at: str
+) -> Iterator[Fault]:
+    """Every fault in an object that shall be one of some Structs: of a single one, or of those that a tag tells apart."""
+    kind, tag = kinds[0], kinds[0].__struct_config__.tag_field
+    if tag is not None:
+        tagged = {kind.__struct_config__.tag: kind for kind in kinds}
+        if tag not in value or str(value[tag]) not in tagged:
+            detail = f"must be one of {', '.join(map(str, tagged))}" if tag in value else "is required"
+            yield Fault(detail, pointer=f"{at}/{tag}")
+            return
+        kind = tagged[str(value[tag])]
+    fields = _fields(kind)
+    unknown = [name for name in value if name not in fields and name != tag]
+    for name in unknown:
+        yield Fault(f"is not known here{_among(fields)}", pointer=f"{at}/{_escaped(name)}")
+    good = {}
+    for name, field in fields.items():
+        if name in value:
+            faults = list(_wrong(value[name], field.type, settings, f"{at}/{name}"))
+            yield from faults
+            if not faults:
+                good[field.name] = msgspec.convert(value[name], field.type)
+        elif field.required:
+            yield Fault("is required", pointer=f"{at}/{name}")
+    if all(field.name in good for field in fields.values() if field.required):
+        yield from _own_faults(kind(**good), settings, at)
+
+
+@cache
+def _holders(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a Struct that may hold others."""
+    found = _fields(kind).values() if issubclass(kind, msgspec.Struct) else ()
+    return tuple(
+        field.name
+        for field in found
+        if any(get_origin(arm) is list or hasattr(arm, "__struct_fields__") for arm in _arms(field.type))
+    )
+
+
+def _arms(kind: Any) -> tuple[Any, ...]:
+    """The types that a type allows, without what it is annotated with."""
+    if get_origin(kind) is Annotated:
+        return _arms(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(arm for one in get_args(kind) for arm in _arms(one))
+    return (kind,)
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 def _parsed(raw: bytes) -> Any:
@@ -142,37 +202,27 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _unfit(value: Any) -> Iterator[Fault]:
+def _unfit(value: Any, pointer: str = "") -> Iterator[Fault]:
     """Strings that PostgreSQL cannot hold: NUL and lone surrogates."""
-    for pointer, node in islice(_nodes(value), MAX_NODES):
-        if isinstance(node, str) and _UNFIT.search(node):
+    match value:
+        case str() if _UNFIT.search(value):
             yield Fault("must not contain a NUL or half a surrogate pair", pointer=pointer)
+        case dict():
+            for name, item in value.items():
+                yield from _unfit(name, f"{pointer}/{_escaped(name)}")
+                yield from _unfit(item, f"{pointer}/{_escaped(name)}")
+        case list():
+            for index, item in enumerate(value):
+                yield from _unfit(item, f"{pointer}/{index}")
 
 
-def _nodes(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in a value, and every name, with where it is."""
-    yield pointer, value
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield f"{pointer}/{_escaped(name)}", name
-            yield from _nodes(item, f"{pointer}/{_escaped(name)}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _nodes(item, f"{pointer}/{index}")
-
-
-def _deep(raw: bytes) -> bool:
-    """Whether JSON is nested too deep; what is no JSON and not found here is found later.
-
-    Without its strings it is peeled from within, a level at a time: byte by byte, 4 MiB would keep everybody waiting.
-    """
-    outside = raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
-    brackets = b"".join(outside).translate(_ALIKE, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        whole, brackets = len(brackets), brackets.replace(b"[]", b"")
-        if len(brackets) == whole:
-            break
-    return b"[]" in brackets or len(brackets) > MAX_DEPTH
+def _depth(brackets: bytes) -> int:
+    """Levels of nesting; what is not JSON is found later."""
+    deepest = depth = 0
+    for bracket in brackets:
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _among(fields: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ async def test_create_takes(
             {"title": "x", "created_at": "2026-01-01T00:00:00Z", "deleted_at": None},
             ["/created_at", "/deleted_at"],
         ),
-        ({"title": "", "priority": 9, "a/b~c": 1}, ["/a~1b~0c", "/priority"]),
+        ({"title": "", "priority": 9, "a/b~c": 1}, ["/a~1b~0c", "/priority", "/title"]),
         ({"title": "x", "priority_label": "high"}, ["/priority_label"]),
         ([], [""]),
         ("x", [""]),
