@@ -317,7 +317,9 @@ async def test_forty_keys_at_once_have_forty_effects(
     assert all(len(found) == 32 and one_first(found) for found in by_key.values())
     rows = await connection.fetch("select title, revision from tasks where user_id = $1 order by 2", user.id)
     assert [row["revision"] for row in rows] == list(range(1, 41))
-    assert {row["title"] for row in rows} == {f"task {key}" for key in keys}
+    told = {(answer.json()["title"], answer.json()["revision"]) for answer in answers}
+    assert told == {(row["title"], row["revision"]) for row in rows}
+    assert {title for title, _ in told} == {f"task {key}" for key in keys}
     assert await connection.fetchval("select revision from user_state where user_id = $1", user.id) == 40
 
 
