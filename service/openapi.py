@@ -173,7 +173,8 @@ def _tagged(route: Route) -> str:
         return "The user's revision, bound to this list"
     if route.path.startswith("/conversations"):
         return _tagged_talk(route)
-    return "The task's revision" if route.path.startswith("/tasks") else ""
+    single = route.path.startswith("/tasks") and route.path != "/tasks/batch"
+    return "The task's revision" if single else ""
 
 
 def _tagged_talk(route: Route) -> str:

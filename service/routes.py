@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service import auth, changes, conversations, idempotency, lists, tasks, users
+from service import auth, batch, changes, conversations, idempotency, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
@@ -67,6 +67,15 @@ ROUTES = (
     _route("DELETE /users/me", users.delete_user, 204, 429),
     _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),
     _route("POST   /tasks", tasks.create_task, 201, header=IDEMPOTENCY_KEY),
+    _route(
+        "POST   /tasks/batch",
+        batch.apply_batch,
+        200,
+        404,
+        412,
+        header=IDEMPOTENCY_KEY,
+        max_body=LARGE_BODY,
+    ),
     _route("GET    /tasks/stats", tasks.get_stats, 200, query=lists.TaskStatsQuery, header=IF_NONE_MATCH),
     _route(
         "GET    /tasks/changes", changes.list_changes, 200, 410, query=changes.Since, header=IF_NONE_MATCH

@@ -174,6 +174,119 @@ select d.role, d.content
         from rows from (json_to_recordset(@::text::json) as (role text, content text)) with ordinality as d (role, content, place)
         order by d.place
 
+-- Pieces of a batch.
+
+-- fragment: folded
+-- What the operations in the text @ come to, from the tasks as they are locked: `fold` applies to each task its operations
+-- one after the other (its row of step 0 is the stored one), `outcome` has the state after each operation, with the revision
+-- that it takes, and `tally` whether all are fine. Ids are drawn in the order of operations.
+operation as materialized (
+    select o.n, o.op, o.id, o.if_revision, o.title, o.description, o.set_description, o.status, o.reopen, o.priority,
+        o.due_date, o.set_due_date, row_number() over (partition by o.id order by o.n) as step
+    from jsonb_to_recordset(@::text::jsonb) as o (
+        n int, op text, id bigint, if_revision bigint, title text, description text, set_description boolean,
+        status text, reopen boolean, priority smallint, due_date timestamptz, set_due_date boolean)
+),
+old as materialized (
+    select {stored t}
+    from caller c
+    join tasks t on t.user_id = c.user_id
+    where t.id = any(array(select o.id from operation o))
+    order by t.id
+    for no key update of t
+),
+fold as (
+    select t.id, 0::bigint as step, null::int as n, 'same' as verdict, t.title::text, t.description, t.status,
+        t.priority, t.due_date, t.created_at, t.updated_at, t.completed_at, t.deleted_at, t.revision, {now} as moment
+    from old t
+    union all
+    select nextval('tasks_id_seq'), null, b.n, 'done', b.title, b.description, b.status, b.priority, b.due_date,
+        b.moment, b.moment, case when b.status = 'completed' then b.moment end, null, 0, b.moment
+    from (
+        select o.n, o.title, o.description, o.status, o.priority, o.due_date, statement_timestamp() as moment
+        from caller c
+        cross join operation o
+        where o.op = 'create'
+        order by o.n
+    ) b
+    union all
+    select f.id, p.step, p.n,
+        case when f.deleted_at is not null and p.op <> 'restore' then 'absent'
+             when p.if_revision <> f.revision then 'moved'
+             when (w.title, w.description, w.status, w.priority, w.due_date, w.deleted_at)
+                 is distinct from (f.title, f.description, f.status, f.priority, f.due_date, f.deleted_at) then 'done'
+             else 'same' end,
+        w.title, w.description, w.status, w.priority, w.due_date, f.created_at, f.updated_at,
+        case when w.status = 'completed' then coalesce(f.completed_at, f.moment) end, w.deleted_at, f.revision, f.moment
+    from fold f
+    join operation p on p.id = f.id and p.step = f.step + 1
+    cross join lateral (
+        select coalesce(p.title, f.title) as title,
+            case when p.set_description then p.description else f.description end as description,
+            coalesce(p.status, case
+                when f.status = 'completed' and (p.op = 'toggle' or p.reopen) then 'pending'
+                when p.op = 'toggle' then 'completed' end, f.status) as status,
+            coalesce(p.priority, f.priority) as priority,
+            case when p.set_due_date then p.due_date else f.due_date end as due_date,
+            case p.op when 'delete' then f.moment when 'restore' then null else f.deleted_at end as deleted_at
+    ) w
+),
+judged as (
+    select p.n, p.op, coalesce(f.verdict, 'absent') as verdict, f.id, c.user_id, f.title, f.description, f.status, f.priority,
+        f.due_date, f.created_at, f.updated_at, f.completed_at, f.deleted_at, f.revision, f.moment,
+        c.revision + count(*) filter (where f.verdict = 'done') over (order by p.n) as taken
+    from caller c
+    cross join operation p
+    left join fold f on f.n = p.n
+),
+outcome as materialized (
+    select j.n, j.op, j.verdict, j.id, j.user_id, j.title, j.description, j.status, j.priority, j.due_date, j.created_at,
+        case when max(j.taken) filter (where j.verdict = 'done') over own is null
+            then j.updated_at else j.moment end as updated_at,
+        j.completed_at, j.deleted_at,
+        coalesce(max(j.taken) filter (where j.verdict = 'done') over own, j.revision) as revision
+    from judged j
+    window own as (partition by j.id order by j.n)
+),
+tally as (
+    select min(o.n) filter (where o.verdict in ('absent', 'moved')) as failed,
+        count(*) filter (where o.verdict = 'done') as changes
+    from outcome o
+)
+
+-- fragment: applied
+-- What a batch that has `won` writes: each task as its last change left it.
+stamp as (
+    update user_state us
+    set revision = us.revision + t.changes
+    from tally t, won
+    where us.user_id = $1 and t.changes > 0
+    returning us.revision
+),
+done as (
+    update tasks t
+    set title = l.title, description = l.description, status = l.status, priority = l.priority, due_date = l.due_date,
+        updated_at = l.updated_at, completed_at = l.completed_at, deleted_at = l.deleted_at, revision = l.revision
+    from stamp s, (
+        select distinct on (o.id) o.id, o.title, o.description, o.status, o.priority, o.due_date, o.updated_at,
+            o.completed_at, o.deleted_at, o.revision
+        from outcome o
+        where o.verdict = 'done' and o.op <> 'create'
+        order by o.id, o.n desc
+    ) l
+    where t.id = l.id
+),
+made as (
+    insert into tasks (id, user_id, title, description, status, priority, due_date, created_at, updated_at, completed_at,
+        revision)
+    select o.id, o.user_id, o.title, o.description, o.status, o.priority, o.due_date, o.created_at, o.updated_at,
+        o.completed_at, o.revision
+    from stamp s
+    cross join outcome o
+    where o.op = 'create'
+    order by o.n
+)
+
 -- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
 
 -- fragment: unknown

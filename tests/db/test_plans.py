@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from db import changes, conversations, statements, tasks
+from db import batch, changes, conversations, statements, tasks
 from db.statements import Statement
 from db.url import parse
 from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
@@ -47,6 +47,10 @@ VALUES: dict[str, Any] = {
     "route": "POST /tasks",
     "key": "k",
     "fingerprint": b"fingerprint",
+    "operations": msgspec.json.encode(
+        [batch.Operation(n, "update", n + 1, priority=1 + n % 5) for n in range(5000, 5400)]
+        + [batch.Operation(n, "create", title="a task", status="pending", priority=3) for n in range(100)]
+    ).decode(),
     # conversations
     "version": None,
     "drafts": '[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]',
@@ -291,3 +295,14 @@ async def test_no_change_is_read_where_none_is_told(
     read = [node for node in found if node.relation in ("tasks", "tombstones")]
     assert len(read) == 2
     assert sum(node.rows + node.dropped for node in read) == 0
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize("statement", [batch.APPLY, batch.APPLY_ONCE], ids=["apply", "apply_once"])
+async def test_a_batch_reads_the_tasks_it_names(
+    planned: asyncpg.Connection, statement: Statement, mode: PLAN
+) -> None:
+    found = await plan(planned, statement, VALUES, mode)
+    scans = [node for node in found if node.relation == "tasks" and "Scan" in node.kind]
+    assert {node.index for node in scans} == {"tasks_pkey"}
+    assert [node.rows + node.dropped for node in scans] == [400, 400]  # locked once, changed once

@@ -19,7 +19,7 @@ from db.statements import Statement
 
 STATEMENTS = {statement.name: statement for statement in statements.every()}
 PYTHON: dict[str, set[Any]] = {
-    "text": {str, Sequence},  # a sequence is sent as a text with commas
+    "text": {str, Sequence},  # a sequence is sent as a text with commas, or as JSON
     "varchar": {str},
     "uuid": {str, UUID},
     "inet": {str},
@@ -123,7 +123,7 @@ async def test_columns_are_the_fields_of_the_row(
     rows = [
         kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     ]
-    for extra in (0, 1, 2, 4, 5):  # a verdict, or the version of a list, may stand before the row
+    for extra in (0, 1, 2, 3, 4, 5):  # a verdict, or the version of a list, may stand before the row
         for row in rows:
             fields = msgspec.structs.fields(row)
             if [name for name, _ in columns[extra:]] == [field.name for field in fields]:

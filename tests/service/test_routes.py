@@ -31,6 +31,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_conversation": {"title": "a talk"},
     "update_conversation": {"title": "another title"},
     "create_messages": {"role": "user", "content": "hello"},
+    "apply_batch": {"operations": [{"op": "create", "task": {"title": "a task"}}]},
 }
 # Everything of a user's that a route could change.
 ROWS = """
@@ -61,7 +62,10 @@ def body(route: Route, user: Account) -> dict[str, Any] | None:
         "password": user.password,
         "refresh": user.tokens["refresh_token"],
     }
-    return {key: text.format(**known) for key, text in BODIES[name(route)].items()}
+    return {
+        key: value.format(**known) if isinstance(value, str) else value
+        for key, value in BODIES[name(route)].items()
+    }
 
 
 async def path(route: Route, client: httpx.AsyncClient, owner: Account) -> str:
