@@ -38,6 +38,7 @@ TITLES = {status: HTTPStatus(status).phrase for status in CODES} | {
 
 DETAILS = {
     401: "Sign in: send a valid access token as Authorization: Bearer <token>.",
+    403: "Only admins may do this.",
     404: "There is nothing here, or it is not yours.",
     405: "This path does not take that method; Allow lists those that it takes.",
     410: "What changed since then can no longer be told in full; start from 0, with nothing kept.",

@@ -1,5 +1,6 @@
 """The OpenAPI document: what Litestar reads off the handlers' types, completed from the route table."""
 
+import inspect
 import re
 from http import HTTPStatus
 from types import UnionType
@@ -83,7 +84,7 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     if public:
         operation["security"] = []
     operation["tags"] = [route.path.split("/")[1]]
-    operation["summary"] = (route.handler.__doc__ or "").strip().split("\n")[0].rstrip(".")
+    operation |= _told(route)
     parameters = [_path_parameter(name, route) for name in re.findall(r"{(\w+):", route.path)]
     parameters += _query_parameters(route.query)
     if route.header:
@@ -127,6 +128,12 @@ def _headers(route: Route) -> dict[str, str]:
     if route.header == IDEMPOTENCY_KEY:
         headers[REPLAYED] = "`true` where this is the answer of an earlier request with the same key"
     return headers
+
+
+def _told(route: Route) -> dict[str, str]:
+    """The docstring of the handler: its first paragraph, and the others."""
+    summary, _, more = (inspect.getdoc(route.handler) or "").partition("\n\n")
+    return {"summary": summary.rstrip(".")} | ({"description": more} if more else {})
 
 
 def _follows(route: Route, *, body: bool, public: bool) -> list[int]:
@@ -189,8 +196,12 @@ def _tagged_talk(route: Route) -> str:
 
 
 def _path_parameter(name: str, route: Route) -> dict[str, Any]:
+    kinds: dict[str, dict[str, Any]] = {
+        "sessions": {"type": "string", "format": "uuid"},
+        "users": {"type": "string", "minLength": 1},
+    }
     number = {"type": "integer", "format": "int64", "minimum": 1, "maximum": 2**63 - 1}
-    schema = {"type": "string", "format": "uuid"} if "sessions" in route.path else number
+    schema = kinds.get(route.path.split("/")[2], number)
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

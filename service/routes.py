@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service import auth, batch, changes, conversations, idempotency, lists, tasks, users
+from service import admin, auth, batch, changes, conversations, idempotency, lists, tasks, users
 from service.gate import NoQuery
 
 BASE = "/api/v1"
@@ -65,6 +65,8 @@ ROUTES = (
     _route("PATCH  /users/me", users.update_user, 200, 409, 429),
     _route("POST   /users/me/password", users.change_password, 204, 429),
     _route("DELETE /users/me", users.delete_user, 204, 429),
+    _route("GET    /admin/users", admin.list_users, 200, 403, query=admin.UserPage),
+    _route("PATCH  /admin/users/{id:str}", admin.update_rights, 200, 403, 409),
     _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),
     _route("POST   /tasks", tasks.create_task, 201, header=IDEMPOTENCY_KEY),
     _route(

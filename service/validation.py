@@ -21,8 +21,8 @@ MAX_VALUES = 20_000  # commas and brackets in a body whose faults are all named
 T = TypeVar("T", bound=msgspec.Struct)
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+UNFIT = re.compile("[\x00\ud800-\udfff]")  # what no text of PostgreSQL can hold
 
 
 def decode(raw: bytes, kind: type[T], settings: Settings) -> T:
@@ -60,7 +60,7 @@ def query(raw: bytes, kind: type[T]) -> T:
             faults.append(Fault(f"is not known here{_among(fields)}", parameter=_printable(name)))
             continue
         item = _repeatable(fields[name].type)
-        if _UNFIT.search(text):
+        if UNFIT.search(text):
             faults.append(Fault("must not contain a NUL", parameter=name))
         elif name in values and not item:
             faults.append(Fault("is given twice", parameter=name))
@@ -205,7 +205,7 @@ def _no_constant(name: str) -> None:
 def _unfit(value: Any, pointer: str = "") -> Iterator[Fault]:
     """Strings that PostgreSQL cannot hold: NUL and lone surrogates."""
     match value:
-        case str() if _UNFIT.search(value):
+        case str() if UNFIT.search(value):
             yield Fault("must not contain a NUL or half a surrogate pair", pointer=pointer)
         case dict():
             for name, item in value.items():

@@ -500,3 +500,21 @@ desc
 
 -- fragment: way_desc_end
 '-infinity'
+
+-- Pieces of the family admin.list.
+
+-- fragment: who_everyone
+
+-- fragment: who_everyone_takes
+
+-- fragment: who_everyone_index
+users_pkey
+
+-- fragment: who_addressed
+and lower(u.email) = lower($7)
+
+-- fragment: who_addressed_takes
+, email text
+
+-- fragment: who_addressed_index
+users_email_key

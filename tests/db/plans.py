@@ -43,18 +43,20 @@ select 'user' || (1 + n % 1000), 'talk ' || n, now() - make_interval(secs => n) 
 insert into messages (conversation_id, user_id, role, content)
 select c.id, c.user_id, 'user', 'message ' || n
 from conversations c, generate_series(1, case when c.user_id <> '{BIG}' then 3 when c.title = 'talk 1000' then 10000 else 1 end) n;
+update users set is_admin = true where id = '{BIG}';
 """
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of a plan; `rows` were given, `dropped` read and filtered away, over all loops."""
+    """One node of a plan; `rows` were given, `dropped` read and filtered away, over all `loops`, 0 where it never ran."""
 
     kind: str
     relation: str | None
     index: str | None
     rows: int
     dropped: int
+    loops: int
 
 
 async def seed(connection: asyncpg.Connection) -> None:
@@ -103,6 +105,7 @@ def nodes(tree: dict[str, Any]) -> list[Node]:
         tree.get("Index Name"),
         round(tree["Actual Rows"] * loops),
         round(dropped * loops),
+        loops,
     )
     return [node, *(below for child in tree.get("Plans", []) for below in nodes(child))]
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -33,6 +34,13 @@ def blamed(answer: httpx.Response) -> list[str]:
     """The fields that a 422 names."""
     assert answer.status_code == 422, answer.text
     return [error["pointer"] for error in answer.json()["errors"]]
+
+
+async def promote(connection: asyncpg.Connection, *users: Account) -> None:
+    """Make users admins."""
+    await connection.execute(
+        "update users set is_admin = true where id = any($1)", [user.id for user in users]
+    )
 
 
 async def log_in(client: httpx.AsyncClient, email: str, password: str) -> httpx.Response:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -15,10 +16,12 @@ from service.gate import PUBLIC
 from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES, Route
 from service.settings import Settings
 from tests.conftest import Account, sign_up, started
+from tests.service.accounts import promote
 
 PRIVATE = [route for route in ROUTES if BASE + route.path not in PUBLIC]
 KEYED = [route for route in ROUTES if route.header == IDEMPOTENCY_KEY]
-WITH_ID = [route for route in PRIVATE if "{" in route.path]
+ADMINS = [route for route in PRIVATE if route.path.startswith("/admin/")]
+WITH_ID = [route for route in PRIVATE if "{" in route.path and route not in ADMINS]
 BODIES: dict[str, dict[str, Any]] = {
     "register": {"email": "{fresh}@example.com", "password": "correct horse battery"},
     "login": {"email": "{email}", "password": "{password}"},
@@ -32,6 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "update_conversation": {"title": "another title"},
     "create_messages": {"role": "user", "content": "hello"},
     "apply_batch": {"operations": [{"op": "create", "task": {"title": "a task"}}]},
+    "update_rights": {"is_active": True},
 }
 # Everything of a user's that a route could change.
 ROWS = """
@@ -77,6 +81,8 @@ async def path(route: Route, client: httpx.AsyncClient, owner: Account) -> str:
         id = sessions[0]["id"]
     elif "conversations" in route.path:
         id = await talk(client, owner)
+    elif route in ADMINS:
+        id = owner.id
     else:
         made = await client.post(f"{BASE}/tasks", json={"title": "mine"}, headers=owner.headers)
         id = str(made.json()["id"])
@@ -148,6 +154,19 @@ async def test_anothers_id_answers_as_an_unknown_one(
     assert own.status_code == route.status
 
 
+@every(ADMINS)
+async def test_is_for_admins(
+    route: Route, client: httpx.AsyncClient, user: Account, connection: asyncpg.Connection
+) -> None:
+    for url in (await path(route, client, user), unknown(route)):
+        answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    await promote(connection, user)
+    url = await path(route, client, user)
+    answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
+    assert answer.status_code == route.status
+
+
 @every(ROUTES)
 async def test_refuses_unknown_parameters(route: Route, client: httpx.AsyncClient, user: Account) -> None:
     url = await path(route, client, user)
@@ -189,9 +208,13 @@ async def counted(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, 
 
 
 @every(ROUTES)
-async def test_statement_budget(route: Route, counted: tuple[httpx.AsyncClient, list[str]]) -> None:
+async def test_statement_budget(
+    route: Route, counted: tuple[httpx.AsyncClient, list[str]], connection: asyncpg.Connection
+) -> None:
     client, sent = counted
     user = await sign_up(client)
+    if route in ADMINS:
+        await promote(connection, user)
     url = await path(route, client, user)
     sent.clear()
     answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
