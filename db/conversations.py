@@ -9,9 +9,9 @@ from msgspec.structs import astuple
 
 from db import statements
 from db.caller import Caller
+from db.conversation import Conversation, Message, Role
 from db.idempotency import Kept, Key
 from db.pool import Database
-from db.types import Instant
 
 _SQL = statements.load("conversations")
 LIST = _SQL["list"]
@@ -24,33 +24,11 @@ LISTS_OF_MESSAGES = statements.family("conversations", "list_messages")
 CREATE_MESSAGES = _SQL["create_messages"]
 CREATE_MESSAGES_ONCE = _SQL["create_messages_once"]
 
-Role: TypeAlias = Literal["user", "assistant"]
 Way: TypeAlias = Literal["asc", "desc"]
 Verdict: TypeAlias = Literal["absent", "moved", "same", "done"]
 IfMatch: TypeAlias = Sequence[int] | None  # versions that a conversation may have, None for any
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Conversation(msgspec.Struct, gc=False):
-    """A conversation as its statements give it and as the API shows it; times in UTC."""
-
-    id: int
-    user_id: str
-    title: str | None
-    created_at: Instant
-    updated_at: Instant
-
-
-class Message(msgspec.Struct, gc=False):
-    """A message as its statements give it and as the API shows it."""
-
-    id: int
-    conversation_id: int
-    user_id: str
-    role: Role
-    content: str
-    created_at: Instant
 
 
 class Draft(msgspec.Struct):

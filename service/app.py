@@ -92,6 +92,7 @@ def _handler(base: str, route: Route, **options: Any) -> HTTPRouteHandler:
     handler: HTTPRouteHandler = method(
         base + route.path,
         status_code=route.status,
+        media_type=route.media,
         opt={"query": route.query, "route": f"{route.method} {route.path}"},
         request_max_body_size=route.max_body,
         **options,

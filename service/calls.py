@@ -38,6 +38,11 @@ class Call(Request[Caller, None, State]):
         return self.scope["params"]  # type: ignore[typeddict-item]
 
     @property
+    def head(self) -> bool:
+        """Whether it came as HEAD, and its body goes nowhere."""
+        return self.scope["head"]  # type: ignore[typeddict-item, no-any-return]
+
+    @property
     def address(self) -> str:
         """The client's address, behind trusted proxies too."""
         return self.scope["address"]  # type: ignore[typeddict-item, no-any-return]

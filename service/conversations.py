@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from db import conversations
-from db.conversations import Conversation, Created, Draft, Message, Role, Way
+from db.conversation import Conversation, Message, Role
 from service import cursors, idempotency
 from service.calls import MAX_ID, Call, answer, empty, number, signed_in, unchanged
 from service.errors import Fault, Problem, invalid

@@ -70,6 +70,7 @@ class Edge:
                 self._done(scope, method, status, started)
             return
         head = method == "HEAD"
+        scope["head"] = head
         if head:
             scope["method"] = "GET"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from service import admin, auth, batch, changes, conversations, idempotency, lists, tasks, users
-from service.gate import NoQuery
+from service import admin, auth, batch, changes, conversations, export, idempotency, lists, tasks, users
+from service.gate import JSON, NoQuery
 
 BASE = "/api/v1"
 ALIAS = "/api/{user_id:str}"  # of one requirement document; the gate lets only that user in
@@ -29,6 +29,7 @@ class Route:
     query: type[msgspec.Struct]
     header: str | None
     max_body: int
+    media: str
 
 
 def _route(
@@ -39,6 +40,7 @@ def _route(
     query: type[msgspec.Struct] = NoQuery,
     header: str | None = None,
     max_body: int = MAX_BODY,
+    media: str = JSON,
 ) -> Route:
     method, path = line.split()
     return Route(
@@ -50,6 +52,7 @@ def _route(
         query=query,
         header=header,
         max_body=max_body,
+        media=media,
     )
 
 
@@ -65,6 +68,7 @@ ROUTES = (
     _route("PATCH  /users/me", users.update_user, 200, 409, 429),
     _route("POST   /users/me/password", users.change_password, 204, 429),
     _route("DELETE /users/me", users.delete_user, 204, 429),
+    _route("GET    /users/me/export", export.export_user, media=export.NDJSON),
     _route("GET    /admin/users", admin.list_users, 200, 403, query=admin.UserPage),
     _route("PATCH  /admin/users/{id:str}", admin.update_rights, 200, 403, 409),
     _route("GET    /tasks", tasks.list_tasks, 200, query=lists.TaskPage, header=IF_NONE_MATCH),

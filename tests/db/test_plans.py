@@ -1,13 +1,14 @@
 """Plans on real sizes: the promised index, nothing scanned whole, nothing read that is not needed."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
 
-from db import admin, batch, changes, conversations, statements, tasks
+from db import admin, batch, changes, conversations, export, statements, tasks
 from db.statements import Statement
 from db.url import parse
 from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
@@ -78,8 +79,12 @@ VALUES: dict[str, Any] = {
     "is_active": False,
     "set_is_admin": True,
     "counted": False,
+    # exports
+    **{name: value for name, value in msgspec.structs.asdict(export.Walk()).items() if name != "task_id"},
+    "octets": 10**6,
 }
 TALK = "talk 1000"  # with 10,000 messages
+KEPT = ("tasks", "conversations", "messages")
 OWN_SESSION = {"auth.register", "auth.login", "seed.session"}  # statements that open the session `sid`
 RIDING = [statement for statement in statements.every() if statement.rides_on and not statement.member]
 
@@ -343,3 +348,29 @@ async def test_nobody_but_an_admin_has_users_read(planned: asyncpg.Connection, m
     found = await plan(planned, admin.LISTS["everyone",], values, mode)
     assert sum(node.rows for node in found if node.relation == "users") == 1
     assert sum(node.rows for node in found if node.relation == "tasks") == 0
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize("place", ["tasks", "conversations", "talk"])
+async def test_a_page_of_an_export_reads_little_more(
+    planned: asyncpg.Connection, place: str, mode: PLAN
+) -> None:
+    """Five times its rows at most, and the keys of the user's conversations, wherever it begins."""
+    talk = await planned.fetchval("select conversation_id from messages group by 1 having count(*) = 10000")
+    last = 2**63 - 1
+    walk = {
+        "tasks": export.Walk(told=True, created_at=str(datetime.now(UTC) - timedelta(hours=2))),
+        "conversations": export.Walk(True, "infinity", last, talk),
+        "talk": export.Walk(True, "infinity", last, last, talk, 5000),
+    }[place]
+    values = VALUES | msgspec.structs.asdict(walk) | {"size": 100}
+    found = await plan(planned, export.PAGE, values, mode)
+    assert [node.relation for node in found if node.kind == "Seq Scan" and node.loops] == []
+    read = [node for node in found if node.kind.endswith("Scan") and node.relation]
+    by_table = {
+        name: sum(node.rows + node.dropped for node in read if node.relation == name) for name in KEPT
+    }
+    talks = await planned.fetchval("select count(*) from conversations where user_id = $1", BIG)
+    assert by_table["conversations"] <= talks + 101
+    assert by_table["tasks"] <= 3 * 101
+    assert by_table["messages"] <= 3 * 101

@@ -45,7 +45,7 @@ union all select c::text from conversations c where user_id = $1
 union all select m::text from messages m where user_id = $1
 order by 1
 """
-# One statement a request; two where a password is verified.
+# One statement a request; two where a password is verified. An export is one for every page, and these fit one.
 BUDGET = {"login": 2, "update_user": 2, "change_password": 2, "delete_user": 2}
 
 
