@@ -4,6 +4,7 @@ import click
 
 from service.health import health
 from service.migrate import migrate
+from service.seed import seed
 from service.serve import serve
 
 
@@ -31,6 +32,7 @@ def settings() -> None:
 main.add_command(serve)
 main.add_command(migrate)
 main.add_command(health)
+main.add_command(seed)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

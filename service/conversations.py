@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from db import conversations
 from db.conversation import Conversation, Message, Role
+from db.conversations import Created, Draft, Way
 from service import cursors, idempotency
 from service.calls import MAX_ID, Call, answer, empty, number, signed_in, unchanged
 from service.errors import Fault, Problem, invalid

@@ -1,4 +1,4 @@
--- Demo data for development.
+-- Demo data for development, and users by the thousand.
 
 -- name: user
 -- kind: write
@@ -31,3 +31,33 @@ with ended as (
 insert into sessions (id, user_id, refresh_hash, user_agent, expires_at)
 values ($1, $2, $3, 'roundtrip serve', now() + interval '1 day')
 returning id
+
+-- name: start
+-- kind: read
+-- takes:
+-- rides on:
+-- The number of the last user that `bulk` made, by id or, should the id have changed, by e-mail address; and the time.
+select coalesce(max(n.number::int), 0) as last, now() as now
+from users u
+cross join lateral (values
+    (substring(u.id from '^([0-9]+)-0000-4000-8000-5eed5eed5eed$')),
+    (substring(lower(u.email) from '^user([0-9]+)@example[.]com$'))
+) n (number)
+where char_length(n.number) <= 8
+
+-- name: stamp
+-- kind: write
+-- takes: revisions text
+-- rides on:
+-- The revisions of users who are new, JSON by id, before their tasks come with a revision each.
+update user_state us
+set revision = r.value::bigint
+from json_each_text($1::text::json) r
+where us.user_id = r.key
+
+-- name: analyze
+-- kind: read
+-- takes:
+-- rides on:
+-- Statistics for the planner of the tables that `bulk` fills.
+analyze users, user_state, tasks

@@ -1,0 +1,153 @@
+"""People and tasks that look as if somebody had written them, for development and for measurements.
+
+What a user has follows from the seed, their number and the time alone, whoever else is made and in whatever order.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from random import Random
+
+Row = tuple[object, ...]
+
+USER_COLUMNS = ("id", "email", "name", "password_hash", "created_at", "updated_at")
+TASK_COLUMNS = (
+    "user_id",
+    "title",
+    "description",
+    "status",
+    "priority",
+    "due_date",
+    "created_at",
+    "updated_at",
+    "completed_at",
+    "deleted_at",
+    "revision",
+)
+
+FIRST = (
+    "Ada Ben Carla Dan Eva Finn Greta Hugo Ida Jan Kim Lea Max Nina Omar Paula Quinn Rosa Sam Tina".split()
+)
+LAST = "Adler Brandt Castro Dubois Evans Fischer Garcia Hansen Ito Jones Kowalski Lopez Meyer Novak Silva".split()
+VERBS = """
+    buy call fix plan write review clean book send read update prepare order check pay return pack print cancel renew
+    test find move paint sort wash draft schedule measure sell answer collect
+""".split()
+KINDS = """
+    new old monthly weekly small urgent second final missing broken green blue winter summer shared annual spare simple
+    first last quick early quiet heavy open next kitchen office garden school family travel
+""".split()
+THINGS = """
+    report invoice letter budget meeting ticket passport bike car roof door window fridge lamp chair table shoes coat gift
+    cake bread milk coffee dinner recipe tree fence letterbox phone laptop backup server contract offer slides agenda notes
+    survey chapter essay homework exam course lesson piano guitar concert photos album key lock battery filter tyre
+    insurance tax visa hotel flight train route map tent
+""".split()
+JOINS = "before|after|with|without|because of|as soon as there is|instead of|until|next to|about".split("|")
+BEGINNINGS = [f"{verb.capitalize()} {kind}" for verb in VERBS for kind in KINDS]
+
+DAY = 86_400.0
+MONTH = 30 * DAY
+SPAN = 730 * DAY  # for how long there have been tasks
+TOUCHED = 0.8  # of the tasks, since they were made
+# What is likelier stands more than once.
+RECENTLY = ("pending", "pending", "pending", "in_progress", "completed")
+LONG_AGO = ("completed", "completed", "completed", "completed", "in_progress", "pending")
+PRIORITIES = (1, 2, 2, 3, 3, 3, 3, 4, 4, 5)
+DUE = ("never", "never", "never", "past", "past", "past", "today", "later", "later", "later")
+IN_TRASH = (True, *[False] * 19)
+
+
+def _sentences(count: int) -> list[str]:
+    pick = Random("sentences").choice  # noqa: S311 (samples, no secrets)
+    return [
+        f"{pick(BEGINNINGS)} {pick(THINGS)} {pick(JOINS)} the {pick(KINDS)} {pick(THINGS)}."
+        for _ in range(count)
+    ]
+
+
+@cache
+def _descriptions() -> list[str | None]:
+    """None for a third of the tasks, for the others up to five sentences."""
+    sentences = _sentences(3000)
+    return [None] * 700 + [" ".join(sentences[n : n + 1 + n // 2 % 5]) for n in range(0, 2990, 2)]
+
+
+def user_id(number: int) -> str:
+    """The id of a user: a UUID by its form, as wide as the ids of those who sign up."""
+    return f"{number:08}-0000-4000-8000-5eed5eed5eed"
+
+
+def email(number: int) -> str:
+    """What a user signs in with."""
+    return f"user{number:06}@example.com"
+
+
+def user(number: int, password_hash: str, now: datetime) -> Row:
+    """A row of `users`, in the order of `USER_COLUMNS`."""
+    name = f"{FIRST[number % len(FIRST)]} {LAST[number // len(FIRST) % len(LAST)]}"
+    since = now - timedelta(seconds=SPAN)
+    return user_id(number), email(number), name, password_hash, since, since
+
+
+def tasks(seed: int, number: int, count: int, now: datetime) -> Iterator[Row]:
+    """A user's rows of `tasks`, in the order of `TASK_COLUMNS`, the oldest first.
+
+    Their revisions are 1 to `count`, in the order of their last changes. Drawn by columns, which takes half as long as by
+    rows.
+    """
+    random = Random(f"{seed} {number}")  # noqa: S311 (samples, no secrets)
+    draw, choices = random.random, random.choices
+    owner = user_id(number)
+    made = sorted(-SPAN * draw() * draw() for _ in range(count))  # seconds from now
+    changed = [at * (1 - draw() ** 4) if draw() < TOUCHED else at for at in made]
+    for at, last, revision, beginning, thing, description, recently, long_ago, priority, due, in_trash in zip(
+        made,
+        changed,
+        _ranks(changed),
+        choices(BEGINNINGS, k=count),
+        choices(THINGS, k=count),
+        choices(_descriptions(), k=count),
+        choices(RECENTLY, k=count),
+        choices(LONG_AGO, k=count),
+        choices(PRIORITIES, k=count),
+        choices(DUE, k=count),
+        choices(IN_TRASH, k=count),
+        strict=True,
+    ):
+        status = recently if at > -MONTH else long_ago
+        created_at, updated_at = now + timedelta(seconds=at), now + timedelta(seconds=last)
+        yield (
+            owner,
+            f"{beginning} {thing}",
+            description,
+            status,
+            priority,
+            _due(due, at, draw(), now),
+            created_at,
+            updated_at,
+            updated_at if status == "completed" else None,
+            updated_at if in_trash else None,
+            revision,
+        )
+
+
+def _ranks(values: Sequence[float]) -> list[int]:
+    """The place of each value among all of them, from 1."""
+    ranks = [0] * len(values)
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__), start=1):
+        ranks[index] = rank
+    return ranks
+
+
+def _due(when: str, at: float, x: float, now: datetime) -> datetime | None:
+    """A due date; `x` from 0 to 1 says which. One in the past is not before the task was made."""
+    match when:
+        case "never":
+            return None
+        case "past":
+            return now + timedelta(seconds=at * x)
+        case "today":
+            return now.replace(hour=int(24 * x), minute=0, second=0, microsecond=0)
+        case _:
+            return now + timedelta(seconds=3 * MONTH * x)
