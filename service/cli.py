@@ -3,6 +3,7 @@
 import click
 
 from service.health import health
+from service.imports import imports
 from service.migrate import migrate
 from service.seed import seed
 from service.serve import serve
@@ -33,6 +34,7 @@ main.add_command(serve)
 main.add_command(migrate)
 main.add_command(health)
 main.add_command(seed)
+main.add_command(imports)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

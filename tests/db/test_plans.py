@@ -8,10 +8,10 @@ import asyncpg
 import msgspec
 import pytest
 
-from db import admin, batch, changes, conversations, export, statements, tasks
+from db import admin, batch, changes, conversations, export, imports, statements, tasks
 from db.statements import Statement
 from db.url import parse
-from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, seed
+from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, rolled_back, seed
 
 NEWEST = tasks.Shape("live", "plain", "created_at", "desc", "without")
 FIRST = {
@@ -55,6 +55,10 @@ VALUES: dict[str, Any] = {
     # conversations
     "version": None,
     "drafts": '[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]',
+    # for imports of tasks
+    "who": f"{BIG}@example.com",
+    "keys": '["1", "2"]',
+    "tasks": 3,
     # accounts
     "email": "somebody.new@example.com",
     "session_id": SID,
@@ -374,3 +378,13 @@ async def test_a_page_of_an_export_reads_little_more(
     assert by_table["conversations"] <= talks + 101
     assert by_table["tasks"] <= 3 * 101
     assert by_table["messages"] <= 3 * 101
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+async def test_an_import_looks_its_keys_up_and_no_others(planned: asyncpg.Connection, mode: PLAN) -> None:
+    async with rolled_back(planned):
+        await planned.execute("update tasks set import_key = id::text where user_id = $1", BIG)
+        await planned.execute("analyze tasks")
+        found = await plan(planned, imports.KNOWN, VALUES | {"keys": '["a", "z"]'}, mode)
+    assert {node.index for node in found if node.index} == {"tasks_user_id_import_key_key"}
+    assert sum(node.rows + node.dropped for node in found if node.relation == "tasks") == 0
