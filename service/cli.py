@@ -5,6 +5,7 @@ import click
 from service.health import health
 from service.imports import imports
 from service.migrate import migrate
+from service.purge import purge
 from service.seed import seed
 from service.serve import serve
 
@@ -35,6 +36,7 @@ main.add_command(migrate)
 main.add_command(health)
 main.add_command(seed)
 main.add_command(imports)
+main.add_command(purge)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

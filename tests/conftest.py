@@ -118,6 +118,23 @@ async def migrated_database(server: str, template: str) -> AsyncIterator[str]:
     await run(server, f"drop database {name} with (force)")
 
 
+@pytest.fixture
+async def own(migrated_database: str) -> AsyncIterator[Database]:
+    """A pool on a database of this test alone, for what works on everybody's rows."""
+    database = Database(parse(migrated_database), PoolOptions(size=4, statement=60))
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def hand(migrated_database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to it, for SQL by hand."""
+    connection = await asyncpg.connect(**parse(migrated_database).kwargs())
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture(scope="session")
 async def db(database_url: str) -> AsyncIterator[Database]:
     """A pool on this worker's database."""

@@ -285,6 +285,59 @@ made as (
     cross join outcome o
     where o.op = 'create'
     order by o.n
+
+-- Pieces of purge.sql, which works on many rows of many users at once.
+
+-- fragment: turn
+-- Several purges take turns, statement by statement: whose it is not, finds nothing.
+turn as materialized (
+    select pg_try_advisory_xact_lock(8245920372) as mine
+)
+
+-- fragment: batch
+-- What became of a batch, but for the place where it ended.
+select t.mine, (select count(*) from due) as found, (select count(*) from done) as removed
+
+-- fragment: held
+-- The users of `@`, locked before anything of theirs, in one order.
+held as materialized (
+    select us.user_id
+    from user_state us
+    where us.user_id = any(array(select x.user_id from @ x))
+    order by us.user_id
+    for no key update of us {lock}
+)
+
+-- fragment: lock_free
+skip locked
+
+-- fragment: lock_free_size
+1000
+
+-- fragment: lock_busy
+
+-- fragment: lock_busy_size
+1
+
+-- fragment: buried
+-- For each task of `done` a revision and a bare tombstone, as tasks.erase leaves them. The ids travel with the stamp of
+-- their user, because the planner would join them to it row by row.
+taken as (
+    select d.user_id, array_agg(d.id order by d.id) as ids from done d group by d.user_id
+),
+stamps as (
+    update user_state us
+    set revision = us.revision + cardinality(k.ids)
+    from taken k
+    where us.user_id = k.user_id
+    returning us.user_id, us.revision - cardinality(k.ids) as base, k.ids
+),
+graves as (
+    insert into tombstones (user_id, task_id, revision, deleted_at)
+    select s.user_id, i.id, s.base + i.step, statement_timestamp()
+    from stamps s, unnest(s.ids) with ordinality i (id, step)
+    on conflict (user_id, task_id) do update
+    set revision = excluded.revision, deleted_at = excluded.deleted_at
 )
 
 -- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
