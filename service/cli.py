@@ -2,6 +2,7 @@
 
 import click
 
+from service.archive import archive, unarchive
 from service.health import health
 from service.imports import imports
 from service.migrate import migrate
@@ -37,6 +38,8 @@ main.add_command(health)
 main.add_command(seed)
 main.add_command(imports)
 main.add_command(purge)
+main.add_command(archive)
+main.add_command(unarchive)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

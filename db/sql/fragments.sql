@@ -288,6 +288,8 @@ made as (
 
 -- Pieces of purge.sql, which works on many rows of many users at once.
 
+-- Pieces of purge.sql and archive.sql, which work on many rows of many users at once.
+
 -- fragment: turn
 -- Several purges take turns, statement by statement: whose it is not, finds nothing.
 turn as materialized (
@@ -339,6 +341,32 @@ graves as (
     on conflict (user_id, task_id) do update
     set revision = excluded.revision, deleted_at = excluded.deleted_at
 )
+
+-- fragment: archived
+-- A task's columns as an archive keeps them: all but `deleted_at`, for only live ones are archived.
+@.id, @.user_id, @.title, @.description, @.status, @.priority, @.due_date,
+        @.created_at, @.updated_at, @.completed_at, @.revision, @.import_key
+
+-- fragment: given
+-- Tasks of an archive, in a text of JSON: asyncpg asks the server about array types.
+given as materialized (
+    select {archived g}
+    from json_to_recordset($1::text::json) g (id bigint, user_id text, title text, description text, status text,
+        priority smallint, due_date timestamptz, created_at timestamptz, updated_at timestamptz,
+        completed_at timestamptz, revision bigint, import_key text)
+)
+
+-- fragment: nobody
+-- Whether the user of the given task is no more.
+(select us.user_id from user_state us where us.user_id = g.user_id) is null
+
+-- fragment: there
+-- Whether the given task is there already: under its id, or under the key that it was imported or came back by.
+(exists (select from tasks t where t.id = g.id and t.user_id = g.user_id)
+          or exists (select from tasks t where t.user_id = g.user_id and t.import_key = {came_back_by}))
+
+-- fragment: came_back_by
+coalesce(g.import_key, 'archive:' || g.id)
 
 -- Pieces of the family tasks.list. Filters have neutral values, so that one statement serves any set of them.
 

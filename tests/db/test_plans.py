@@ -86,6 +86,8 @@ VALUES: dict[str, Any] = {
     # exports
     **{name: value for name, value in msgspec.structs.asdict(export.Walk()).items() if name != "task_id"},
     "octets": 10**6,
+    # archive
+    "word": "user5@example.com",
 }
 TALK = "talk 1000"  # with 10,000 messages
 KEPT = ("tasks", "conversations", "messages")
@@ -129,6 +131,8 @@ async def values_for(connection: asyncpg.Connection, statement: Statement) -> di
         values["after"] = ""
     if statement.name == "admin.update":
         values["id"] = "user7"
+    if statement.family.startswith("archive."):
+        values["tasks"] = '[{"id": 1, "user_id": "user1", "import_key": "key"}]'
     if statement.name in OWN_SESSION:
         values["sid"] = "00000000-0000-7000-8000-000000000001"
     return values

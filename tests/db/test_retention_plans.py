@@ -1,5 +1,6 @@
-"""Plans of purge: a batch costs what the batch is, however much stays."""
+"""Plans of purge and archive: a batch costs what the batch is, however much stays."""
 
+import json
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -9,13 +10,14 @@ from db import statements
 from db.statements import Statement
 from db.url import parse
 from tests.conftest import run, with_database
-from tests.db.plans import PLAN, Node, plan
+from tests.db.plans import PLAN, Node, plan, rolled_back
 
 BATCH = 1000
 TRASH, LIVE = 6_000, 54_000
 PURGE = {
     statement.name: statement for statement in statements.load("purge").values() if statement.kind == "write"
 }
+BULK = {statement.name: statement for statement in statements.load("archive").values() if statement.member}
 FIRST = {
     "tasks": '["", 0]',
     "tombstones": '["", 0]',
@@ -83,3 +85,31 @@ async def test_the_walk_through_the_trash_ends_with_the_trash(old: asyncpg.Conne
     before = await old.fetchval("select now() - interval '59 days'")
     found = await plan(old, PURGE["purge.tasks_free"], {"before": before, "place": FIRST["tasks"]}, mode)
     assert read(found, "tasks") <= TRASH + BATCH
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+@pytest.mark.parametrize("statement", BULK.values(), ids=BULK)
+async def test_a_part_of_an_archive(old: asyncpg.Connection, statement: Statement, mode: PLAN) -> None:
+    size = 500
+    given = await given_tasks(old, size)
+    async with rolled_back(old):
+        if statement.family == "archive.restore":
+            await old.execute(
+                "delete from tasks where id in (select (g->>'id')::bigint from json_array_elements($1::json) g)",
+                given,
+            )
+        found = await plan(old, statement, {"tasks": given}, mode)
+    check(statement, found)
+    assert read(found, "tasks") <= 3 * size
+    assert read(found, "user_state") <= 3 * size
+
+
+async def given_tasks(old: asyncpg.Connection, size: int) -> str:
+    """Tasks of many users, as a file has them."""
+    rows = await old.fetch(
+        "select to_json(t) from (select id, user_id, title, description, status, priority, due_date, created_at,"
+        " updated_at, completed_at, revision, import_key from tasks where deleted_at is null"
+        " order by md5(id::text) limit $1) t",
+        size,
+    )
+    return json.dumps([json.loads(row[0]) for row in rows])

@@ -1,6 +1,8 @@
 """The documented role of the service: enough for every route, and nothing more."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -11,26 +13,35 @@ from db.url import parse
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import run, sign_up, started
+from tests.service.retained import roundtrip
 
 README = Path(__file__).parents[2] / "db" / "README.md"
 
 
-async def test_the_documented_role_serves_and_cannot_change_the_schema(migrated_database: str) -> None:
+@asynccontextmanager
+async def documented(database: str) -> AsyncIterator[str]:
+    """The URL of a database for a role that the README's statements made, and that is gone in the end."""
     sql = re.search(r"```sql\n(create role .*?)```", README.read_text(), re.DOTALL)
     assert sql
-    role = migrated_database.rsplit("/", 1)[1].split("?", maxsplit=1)[0]
-    await run(migrated_database, sql[1].replace("roundtrip_service", role))
-    owner = parse(migrated_database)
-    url = f"postgresql://{role}:choose%20one@{owner.host}:{owner.port}/{owner.database}?sslmode=disable"
+    role = database.rsplit("/", 1)[1].split("?", maxsplit=1)[0]
+    await run(database, sql[1].replace("roundtrip_service", role))
+    owner = parse(database)
     try:
-        connection = await asyncpg.connect(**parse(url).kwargs())
+        yield f"postgresql://{role}:choose%20one@{owner.host}:{owner.port}/{owner.database}?sslmode=disable"
+    finally:
+        await run(database, f"drop owned by {role}; drop role {role}")
+
+
+async def test_the_documented_role_serves_and_cannot_change_the_schema(migrated_database: str) -> None:
+    async with documented(migrated_database) as role_url:
+        connection = await asyncpg.connect(**parse(role_url).kwargs())
         for ddl in ("create table t ()", "drop table tasks", "alter table tasks add x int", "create role r"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(ddl)
         assert not await connection.fetchval("select rolsuper from pg_roles where rolname = current_user")
         await connection.close()
         settings = Settings(
-            database_url=url, secret_key="a secret for tests, 32 bytes or more", rate_limits="off"
+            database_url=role_url, secret_key="a secret for tests, 32 bytes or more", rate_limits="off"
         )
         async with started(create_app(settings)) as edge:
             transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
@@ -65,5 +76,27 @@ async def test_the_documented_role_serves_and_cannot_change_the_schema(migrated_
                     "DELETE", "/api/v1/users/me", json={"password": user.password}, headers=headers
                 )
                 assert gone.status_code == 204
-    finally:
-        await run(migrated_database, f"drop owned by {role}; drop role {role}")
+
+
+async def test_the_documented_role_purges_and_archives(migrated_database: str, tmp_path: Path) -> None:
+    await run(
+        migrated_database,
+        "insert into users (id, email) values ('a', 'a@example.com');"
+        " insert into sessions (id, user_id, refresh_hash, expires_at)"
+        " values (gen_random_uuid(), 'a', '', now() - interval '1 year');"
+        " insert into idempotency_keys (user_id, route, key, fingerprint, status, created_at)"
+        " values ('a', 'r', 'k', '', 201, now() - interval '1 year');"
+        " insert into tombstones (user_id, task_id, revision, deleted_at) values ('a', 99, 0, now() - interval '1 year');"
+        " insert into tasks (user_id, title, deleted_at) values ('a', 'trash', now() - interval '1 year');"
+        " insert into tasks (user_id, title, status, completed_at)"
+        " values ('a', 'done', 'completed', now() - interval '2 years')",
+    )
+    async with documented(migrated_database) as url:
+        purged = await roundtrip(url, "purge", "--older-than", "30d")
+        assert [line.split()[0] for line in purged.stdout.splitlines()[1:]] == ["1"] * 4, purged.stderr
+        file = str(tmp_path / "file")
+        archived = await roundtrip(url, "archive", "--to", file)
+        assert "Erased 1 of them" in archived.stdout, archived.stderr
+        await run(migrated_database, "alter sequence tasks_id_seq restart")
+        back = await roundtrip(url, "unarchive", file)
+        assert back.stdout == "Brought back 1 task; 0 were there already\n", back.stderr

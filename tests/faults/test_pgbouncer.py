@@ -9,6 +9,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -20,6 +21,8 @@ from db.errors import Unstorable
 from db.pool import Database
 from db.task import Changes, Draft
 from db.url import parse
+from service import archive, purge
+from service.ages import Age
 from tests.conftest import ROOT, run, with_database
 from tests.faults.pools import ONE, SLEEP, Ledger, eventually, opened, statement, unavailable, warm
 
@@ -190,6 +193,25 @@ async def test_many_clients_over_few_connections(pooler: Pooler, watch: asyncpg.
         users = [caller.user_id for caller in callers]
         assert not await watch.fetchval("select count(*) from tasks where user_id = any($1)", users)
         assert await watch.fetchval("select count(*) from tombstones where user_id = any($1)", users) == 24
+
+
+async def test_purge_and_archive(pooler: Pooler, watch: asyncpg.Connection, tmp_path: Path) -> None:
+    """Two purges at once, whose turns are locks; an archive, whose pages are a cursor's; and back."""
+    async with opened(pooler.url, size=SERVERS, wait=10, statement=10) as db:
+        user = (await somebody(db)).user_id
+        await watch.execute(
+            "insert into tasks (user_id, title, status, completed_at, deleted_at)"
+            " select $1, 'title', 'completed', '2001-01-01Z', case when n % 2 = 0 then timestamptz '2001-01-01Z' end"
+            " from generate_series(1, 5000) n",
+            user,
+        )
+        age, file = Age("1y", 365 * 86400), tmp_path / "file"
+        await asyncio.gather(*(purge.run(db, age, dry_run=False) for _ in range(2)))
+        await archive.store(db, age, file, user, now=datetime.now(UTC), dry_run=False)
+        counts = "select (select count(*) from tasks where user_id = $1), (select count(*) from tombstones where user_id = $1)"
+        assert tuple(await watch.fetchrow(counts, user) or ()) == (0, 5000)
+        assert await archive.bring_back(db, file, user, dry_run=False) == 0
+        assert tuple(await watch.fetchrow(counts, user) or ()) == (2500, 2500)
 
 
 async def test_every_statement_of_tasks(pooler: Pooler) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of retention share: commands on a database of their own, and all that it holds."""
+"""What the tests of purge and archive share: commands on a database of their own, and all that it holds."""
 
 import asyncio
 import subprocess
