@@ -150,7 +150,7 @@ class Catalogue(msgspec.Struct):
                 for k in constraints
                 if k.kind == "foreign key" and f"{index.columns},".startswith(f"{k.columns},")
             ]
-        return reasons + sorted(s.name for s in statements.every() if index.name in s.rides_on)
+        return reasons + sorted({s.family for s in statements.every() if index.name in s.rides_on})
 
 
 async def read(url: str) -> Catalogue:
