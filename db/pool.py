@@ -139,21 +139,24 @@ class Database:
         settled = False
         try:
             connection = await self._acquire(connect_by - clock())
-            own = connection.transaction()
-            await _part("start of a transaction", own.start())
+            whole = Transaction(connection, _part)
             try:
-                yield Transaction(connection, _part)
-            except BaseException:
-                with suppress(*LOST):
-                    await own.rollback()
-                    settled = True
+                await whole.begin(connect_by - clock())
+                yield whole
+                await whole.commit()
+            except Exception as error:
+                if isinstance(error, Unavailable):  # nobody waits for a network that may be gone
+                    raise
+                await whole.undo()
+                settled = True
                 raise
-            await _part("end of a transaction", own.commit())
+            finally:
+                whole.end()
             settled = True
         except _Again as again:
             raise Unavailable(str(again)) from again.__cause__
         finally:
-            await self._leave(connection, settled=settled)
+            await self._leave(connection, settled=settled, by="rollback")
 
     async def _run(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]]) -> T:
         """Send a statement; once more, within the same deadline, where that cannot do it twice.
@@ -210,14 +213,17 @@ class Database:
         except (*LOST, asyncpg.PostgresError, UnicodeError) as error:  # UnicodeError: of an impossible host
             raise _Again(f"no connection to {self.args.place}: {type(error).__name__} {error}") from error
 
-    async def _leave(self, connection: Any, *, settled: bool) -> None:
-        """Give the connection and the place back, off the caller's path where the network must first be waited for."""
+    async def _leave(self, connection: Any, *, settled: bool, by: str = "select") -> None:
+        """Give the connection and the place back, off the caller's path where the network must first be waited for.
+
+        `by`: what then brings the connection into order.
+        """
         if connection is None:
             self.limiter.leave()
         elif settled:
             await self._release(connection)
         else:
-            task = asyncio.create_task(self._settle(connection))
+            task = asyncio.create_task(self._settle(connection, by))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -229,14 +235,14 @@ class Database:
         finally:
             self.limiter.leave()
 
-    async def _settle(self, connection: Any) -> None:
+    async def _settle(self, connection: Any, by: str) -> None:
         """Bring a connection into order whose statement was given up or never sent, or drop it.
 
         A query does so: it waits for the cancellation, it ends the transaction that asyncpg leaves open between
         preparing and sending, and it shows whether the server is still there.
         """
         try:
-            await connection.execute("select", timeout=SETTLE_WITHIN)
+            await connection.execute(by, timeout=SETTLE_WITHIN)
         except (*LOST, asyncpg.PostgresError) as error:
             log.warning("a connection was lost over a statement given up: %s", type(error).__name__)
             await self._drop_idle()
@@ -277,12 +283,15 @@ def _judge(name: str, error: Exception, *, again: bool) -> None:
             raise Unavailable(f"{name}: {error}") from error
 
 
-async def _part(name: str, doing: Awaitable[T]) -> T:
+async def _part(name: str, doing: Callable[[], Awaitable[T]]) -> T:
     """A part of a transaction: judged like a statement, never sent again by itself."""
     try:
-        return await doing
+        return await doing()
     except _FAILED as error:
-        _judge(name, error, again=False)
+        try:
+            _judge(name, error, again=False)
+        except _Again as again:
+            raise Unavailable(str(again)) from error
         raise
 
 

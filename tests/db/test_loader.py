@@ -316,6 +316,8 @@ def test_no_text_in_the_code_leaves_state_in_a_session() -> None:
     for path in [*(ROOT / "db").rglob("*.py"), *(ROOT / "service").rglob("*.py")]:
         if path.name not in apart:
             for text in texts(path):
+                if (path.name, text) == ("transaction.py", "begin"):
+                    continue  # it ends, one way or the other, before its connection goes back
                 assert not COMMAND.search(text), f"{path.name}: {text!r}"
                 assert not (re.match(r"\s*(select|with)\b", text) and STATE.search(text)), (
                     f"{path.name}: {text!r}"

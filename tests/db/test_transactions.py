@@ -62,6 +62,20 @@ async def test_a_savepoint_is_undone_alone(db: Database) -> None:
     assert [await there(db, who) for who in (a, b, c)] == [1, 0, 1]
 
 
+async def test_parts_within_parts_are_undone_alone(db: Database) -> None:
+    a, b, c, d = (person() for _ in range(4))
+    async with db.transaction() as whole, whole.transaction() as part:
+        await part.one(USER, *a)
+        with pytest.raises(KeyError):
+            async with part.transaction() as inner:
+                await inner.one(USER, *b)
+                async with inner.transaction() as innermost:
+                    await innermost.one(USER, *c)
+                raise KeyError
+        await part.one(USER, *d)
+    assert [await there(db, who) for who in (a, b, c, d)] == [1, 0, 0, 1]
+
+
 async def test_a_refusal_names_its_constraint_and_a_savepoint_survives_it(db: Database) -> None:
     a = person()
     async with db.transaction() as whole:
@@ -71,6 +85,50 @@ async def test_a_refusal_names_its_constraint_and_a_savepoint_survives_it(db: Da
                 await part.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], " ")])
         assert await whole.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], "too")]) == 2
     assert await there(db, a) == 1
+
+
+async def test_a_block_that_goes_on_after_a_failure_is_told_that_nothing_was_committed(db: Database) -> None:
+    """The server answers such a COMMIT with ROLLBACK, and with no error."""
+    a = person()
+    with pytest.raises(RuntimeError, match="nothing was committed"):
+        async with db.transaction() as whole:
+            await whole.one(USER, *a)
+            with pytest.raises(Refused):
+                await whole.copy("tasks", ["user_id", "title"], [(a[0], " ")])
+    assert await there(db, a) == 0
+
+
+async def test_nothing_is_sent_after_the_end(db: Database) -> None:
+    a = person()
+    async with db.transaction() as done:
+        pass
+    with pytest.raises(KeyError):
+        async with db.transaction() as undone:
+            raise KeyError
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), db.transaction() as given_up:
+            await given_up.one(SLEEP)
+    for over in (done, undone, given_up):
+        with pytest.raises(RuntimeError, match="has ended"):
+            await over.one(USER, *a)
+        with pytest.raises(RuntimeError, match="has ended"):
+            async with over.transaction():
+                pytest.fail("a part of nothing")
+    assert await there(db, a) == 0
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001", "53100", "57014"])
+async def test_what_the_server_undid_is_unavailable_at_once(db: Database, state: str) -> None:
+    fail = f"do $$ begin raise exception 'no' using errcode = '{state}'; end $$"
+    undone = statements.Statement("test.undone", fail, "write", (), (), "", "")
+    a, b = person(), person()
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+        with pytest.raises(Unavailable, match=r"test\.undone"):
+            async with whole.transaction() as part:
+                await part.one(USER, *b)
+                await part.one(undone)
+    assert [await there(db, who) for who in (a, b)] == [1, 0]
 
 
 async def test_cancellation_undoes_all_of_it_and_frees_the_connection(db: Database) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -48,6 +48,7 @@ class Proxy:
         self.attempts = 0  # connections that clients asked for, without refused ones
         self.latest: Link | None = None  # whose client sent something last
         self.sent: list[bytes] = []  # what clients sent, an item for each time something came
+        self.snare: tuple[bytes, Callable[[Link], object]] | None = None  # what befalls who first sends this
         self.turn_away = 0  # so many of the next connections are reset at once
         self.chaos: random.Random | None = None  # cuts packets small, delays them, resets one in a hundred
 
@@ -153,6 +154,7 @@ class Proxy:
                 if upward:
                     self.latest = link
                     self.sent.append(data)
+                    self._ensnare(link, data)
                 await self._flowing.wait()
                 if link.doomed if upward else link.robbed:
                     link.close(reset=True)
@@ -161,6 +163,11 @@ class Proxy:
             await self._flowing.wait()
         if not (link.deaf or link.mute):
             link.close()
+
+    def _ensnare(self, link: Link, data: bytes) -> None:
+        if self.snare and self.snare[0] in data:
+            befall, self.snare = self.snare[1], None
+            befall(link)
 
     async def _forward(self, link: Link, data: bytes, writer: asyncio.StreamWriter) -> None:
         chaos = self.chaos

@@ -17,7 +17,7 @@ import pytest
 
 from db import seed, statements, tasks
 from db.caller import Caller
-from db.errors import Unstorable
+from db.errors import Unavailable, Unstorable
 from db.pool import Database
 from db.task import Changes, Draft
 from db.url import parse
@@ -309,6 +309,66 @@ async def test_a_statement_past_its_deadline_is_cancelled(pooler: Pooler, watch:
         await eventually(lambda: db.limiter.used == 0)
         await idle(watch)
         await asyncio.gather(*(db.one(ONE) for _ in range(10)))
+
+
+# Transactions hold a server connection from BEGIN to the end
+
+
+async def test_more_transactions_than_connections(pooler: Pooler, watch: asyncpg.Connection) -> None:
+    async with opened(pooler.url, size=3 * SERVERS, wait=10, statement=10) as db:
+        callers = await asyncio.gather(*(somebody(db) for _ in range(3 * SERVERS)))
+
+        async def fill(caller: Caller) -> int:
+            title = [(caller.user_id, f"task {n}") for n in range(250)]
+            async with db.transaction() as whole:
+                await whole.copy("tasks", ["user_id", "title"], title)
+                with contextlib.suppress(KeyError):
+                    async with whole.transaction() as part:
+                        await part.copy("tasks", ["user_id", "title"], title)
+                        raise KeyError
+                own = statement("select id from tasks where user_id = $1")
+                return sum([len(rows) async for rows in whole.pages(own, caller.user_id, size=100)])
+
+        assert await asyncio.gather(*(fill(caller) for caller in callers)) == [250] * len(callers)
+        users = [caller.user_id for caller in callers]
+        assert await watch.fetchval("select count(*) from tasks where user_id = any($1)", users) == 250 * 9
+        await idle(watch)
+        assert await servers(watch) <= SERVERS
+
+
+async def test_transactions_given_up_hold_no_connection(pooler: Pooler, watch: asyncpg.Connection) -> None:
+    async with opened(pooler.url, size=SERVERS + 2, wait=5, statement=5) as db:
+        caller = await somebody(db)
+
+        async def write(number: int) -> None:
+            async with db.transaction() as whole:
+                await whole.copy("tasks", ["user_id", "title"], [(caller.user_id, "undone")])
+                if number % 2:
+                    raise KeyError
+                await whole.one(SLEEP, 30)
+
+        writers = [asyncio.create_task(write(number)) for number in range(6)]
+        await asyncio.sleep(0.3)
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        await eventually(lambda: db.limiter.used == 0)
+        await idle(watch)
+        assert not await watch.fetchval("select count(*) from tasks where user_id = $1", caller.user_id)
+        await asyncio.gather(*(db.one(ONE) for _ in range(10)))
+
+
+async def test_a_pooler_that_goes_within_a_transaction(pooler: Pooler, watch: asyncpg.Connection) -> None:
+    async with opened(pooler.url, wait=2, statement=2) as db:
+        caller = await somebody(db)
+        with pytest.raises(Unavailable):
+            async with db.transaction() as whole:
+                await whole.copy("tasks", ["user_id", "title"], [(caller.user_id, "undone")])
+                await pooler.kill()
+                await whole.one(ONE)
+        await pooler.start()
+        assert await tasks.get(db, caller, 1)
+        assert not await watch.fetchval("select count(*) from tasks where user_id = $1", caller.user_id)
 
 
 async def test_nothing_to_connect_to(pooler: Pooler) -> None:
