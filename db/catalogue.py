@@ -57,12 +57,15 @@ Triggers keep the promises above for SQL that comes from elsewhere, a console or
   the statement. `returning` shows 0 until then. What changes no content takes none.
 - Conversations too, and with them those whose messages were written, changed or deleted: once in a transaction.
 - `updated_at` moves when something changed, never back; `created_at` does not change, nor whose a task, a conversation or
-  a message is.
+  a message is, nor the id of a task.
+- A row of `user_state` goes with its user only. A revision that a hand sets itself is believed.
 - `status` and `completed_at` go together, and nothing fills in the other: `update tasks set status = 'completed'` is
   refused by `tasks_completed_at_iff_completed`. Set `completed_at = now()` with it, and null when it is reopened.
 - A writer by hand locks tasks before `user_state`, the service the other way round; one of two that meet is ended as a
   deadlock. To be safe, begin the transaction with `select from user_state where user_id = ... for no key update`.
-- `truncate` and `session_replication_role = replica` pass all of this by.
+- Tombstones that are deleted, and a `truncate` of tasks or tombstones, send every client whose sync they would mislead back
+  to its start. What is inserted under an id of its own does not move the sequence: `setval` it past the highest.
+- `session_replication_role = replica` and `alter table ... disable trigger` pass all of this by, foreign keys too.
 """
 
 

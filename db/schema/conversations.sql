@@ -43,28 +43,35 @@ CREATE OR REPLACE FUNCTION public.conversations_count()
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+    counts jsonb := (
+        select jsonb_object_agg(n.user_id, n.rows)
+        from (select g.user_id, count(*) as rows from gone g group by g.user_id) n);
+    users text[];
+    bases jsonb;
 begin
-    if not exists (select from gone g join users u on u.id = g.user_id) then
+    if counts is null then
         return null;
     end if;
+
+    execute 'select array_agg(u.id) from users u where u.id = any($1)'
+        into users using array(select jsonb_object_keys(counts));
     execute $sql$
         select us.user_id
         from user_state us
-        where us.user_id in (select g.user_id from gone g)
+        where us.user_id = any($1)
         order by us.user_id
         for no key update of us
-    $sql$;
+    $sql$ using users;
     execute $sql$
-        update user_state us
-        set conversations_revision = us.conversations_revision + n.conversations
-        from (
-            select g.user_id, count(*) as conversations
-            from gone g
-            join users u on u.id = g.user_id
-            group by g.user_id
-        ) n
-        where us.user_id = n.user_id
-    $sql$;
+        with stamp as (
+            update user_state us
+            set conversations_revision = us.conversations_revision + ($2 ->> us.user_id)::bigint
+            where us.user_id = any($1)
+            returning us.user_id, us.conversations_revision - ($2 ->> us.user_id)::bigint as base
+        )
+        select jsonb_object_agg(s.user_id, s.base) from stamp s
+    $sql$ into bases using users, counts;
     return null;
 end
 $function$;
@@ -75,40 +82,50 @@ CREATE OR REPLACE FUNCTION public.conversations_stamp()
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+    counts jsonb;
+    users text[];
+    bases jsonb;
+    ids bigint[];
+    numbers bigint[];
 begin
     if not exists (select from written w where w.version = 0) then
         return null;
     end if;
+    counts := (
+        select jsonb_object_agg(n.user_id, n.rows)
+        from (select w.user_id, count(*) as rows from written w where w.version = 0 group by w.user_id) n);
+    users := array(select jsonb_object_keys(counts));
     execute $sql$
         select us.user_id
         from user_state us
-        where us.user_id in (select w.user_id from written w where w.version = 0)
+        where us.user_id = any($1)
         order by us.user_id
         for no key update of us
-    $sql$;
+    $sql$ using users;
     execute $sql$
         with stamp as (
             update user_state us
-            set conversations_revision = us.conversations_revision + n.conversations
-            from (
-                select w.user_id, count(*) as conversations
-                from written w
-                where w.version = 0
-                group by w.user_id
-            ) n
-            where us.user_id = n.user_id
-            returning us.user_id, us.conversations_revision - n.conversations as base
+            set conversations_revision = us.conversations_revision + ($2 ->> us.user_id)::bigint
+            where us.user_id = any($1)
+            returning us.user_id, us.conversations_revision - ($2 ->> us.user_id)::bigint as base
         )
+        select jsonb_object_agg(s.user_id, s.base) from stamp s
+    $sql$ into bases using users, counts;
+    select array_agg(n.id order by n.id), array_agg(n.number order by n.id)
+    into ids, numbers
+    from (
+        select w.id,
+            (bases ->> w.user_id)::bigint + row_number() over (partition by w.user_id order by w.id) as number
+        from written w
+        where w.version = 0
+    ) n
+    where n.number is not null;
+    execute $sql$
         update conversations t
-        set version = s.base + n.step
-        from (
-            select w.id, w.user_id, row_number() over (partition by w.user_id order by w.id) as step
-            from written w
-            where w.version = 0
-        ) n
-        join stamp s on s.user_id = n.user_id
-        where t.id = n.id
-    $sql$;
+        set version = $2[width_bucket(t.id, $1)]
+        where t.id = any($1)
+    $sql$ using ids, numbers;
     return null;
 end
 $function$;
@@ -118,9 +135,11 @@ CREATE OR REPLACE FUNCTION public.messages_move()
  RETURNS trigger
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
     touched bigint[];
+    users text[];
 begin
     if tg_op = 'UPDATE' then
         execute $sql$
@@ -135,23 +154,48 @@ begin
     touched := array(
         select t.id
         from conversations t
-        join users u on u.id = t.user_id
-        where t.id = any(touched) and t.xmin <> pg_current_xact_id()::xid);
+        where t.id = any(touched) and t.xmin <> pg_current_xact_id()::xid
+          and (select u.id from users u where u.id = t.user_id) is not null);
     if cardinality(touched) = 0 then
         return null;
     end if;
-    perform us.user_id
-    from user_state us
-    where us.user_id in (select t.user_id from conversations t where t.id = any(touched))
-    order by us.user_id
-    for no key update of us;
-    update conversations t
-    set version = 0, updated_at = greatest(statement_timestamp(), t.updated_at)
-    where t.id = any(touched);
+    users := array(select distinct t.user_id from conversations t where t.id = any(touched));
+    execute $sql$
+        select us.user_id
+        from user_state us
+        where us.user_id = any($1)
+        order by us.user_id
+        for no key update of us
+    $sql$ using users;
+    execute $sql$
+        update conversations t
+        set version = 0, updated_at = greatest(statement_timestamp(), t.updated_at)
+        where t.id = any($1)
+    $sql$ using touched;
     return null;
 end
 $function$;
 comment on function messages_move() is 'Moves the conversations whose messages a statement wrote, changed or deleted, once in a transaction.';
+
+CREATE OR REPLACE FUNCTION public.refuse_stranger()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+    if exists (
+        select from written w
+        where w.user_id <> (select t.user_id from conversations t where t.id = w.conversation_id)
+    ) then
+        raise exception 'messages belong to the user of their conversation'
+            using errcode = 'integrity_constraint_violation',
+                  table = tg_table_name, column = 'user_id', constraint = tg_name;
+    end if;
+    return null;
+end
+$function$;
+comment on function refuse_stranger() is 'Refuses messages of another user than their conversation''s.';
 
 CREATE TRIGGER conversations_created_at_fixed BEFORE UPDATE OF created_at ON conversations FOR EACH ROW WHEN (old.created_at <> new.created_at) EXECUTE FUNCTION refuse_change('created_at');
 
@@ -178,3 +222,5 @@ CREATE TRIGGER messages_insert_moved AFTER INSERT ON messages REFERENCING NEW TA
 CREATE TRIGGER messages_update_moved AFTER UPDATE ON messages REFERENCING OLD TABLE AS replaced NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION messages_move();
 
 CREATE TRIGGER messages_user_id_fixed BEFORE UPDATE OF user_id ON messages FOR EACH ROW WHEN (old.user_id <> new.user_id AND pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_change('user_id');
+
+CREATE TRIGGER messages_user_id_owned AFTER INSERT ON messages REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION refuse_stranger();

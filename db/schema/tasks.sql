@@ -45,48 +45,70 @@ comment on column tombstones.task_id is 'The id that the task had';
 comment on column tombstones.revision is 'The user''s revision at which it was erased';
 comment on column tombstones.deleted_at is 'When it was erased';
 
-CREATE OR REPLACE FUNCTION public.tasks_bury()
+CREATE OR REPLACE FUNCTION public.sync_restart()
  RETURNS trigger
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-    if not exists (
-        select from gone g
-        where g.revision >= coalesce(
-            (select b.revision from tombstones b where b.user_id = g.user_id and b.task_id = g.id), 0)
-    ) then
+    perform us.user_id from user_state us order by us.user_id for no key update of us;
+    update user_state us
+    set revision = us.revision + 1, purged_revision = us.revision + 1;
+    if tg_table_name = 'tasks' then
+        truncate task_texts;
+    end if;
+    return null;
+end
+$function$;
+comment on function sync_restart() is 'Sends every sync back to its start, after a truncate that leaves nothing to tell, and lets the texts go too.';
+
+CREATE OR REPLACE FUNCTION public.tasks_bury()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+    counts jsonb;
+    users text[];
+    bases jsonb;
+begin
+    if not exists (select from gone g where g.revision >= coalesce(
+                (select b.revision from tombstones b where b.user_id = g.user_id and b.task_id = g.id), 0)) then
         return null;
     end if;
+    counts := (
+        select jsonb_object_agg(n.user_id, n.rows)
+        from (select g.user_id, count(*) as rows from gone g where g.revision >= coalesce(
+                (select b.revision from tombstones b where b.user_id = g.user_id and b.task_id = g.id), 0) group by g.user_id) n);
+
+    execute 'select array_agg(u.id) from users u where u.id = any($1)'
+        into users using array(select jsonb_object_keys(counts));
     execute $sql$
         select us.user_id
         from user_state us
-        where us.user_id in (select g.user_id from gone g)
+        where us.user_id = any($1)
         order by us.user_id
         for no key update of us
-    $sql$;
+    $sql$ using users;
     execute $sql$
-        with unburied as (
-            select g.user_id, g.id, row_number() over (partition by g.user_id order by g.id) as step
-            from gone g
-            join users u on u.id = g.user_id
-            where g.revision >= coalesce(
-                (select b.revision from tombstones b where b.user_id = g.user_id and b.task_id = g.id), 0)
-        ),
-        stamp as (
+        with stamp as (
             update user_state us
-            set revision = us.revision + n.tasks
-            from (select u.user_id, count(*) as tasks from unburied u group by u.user_id) n
-            where us.user_id = n.user_id
-            returning us.user_id, us.revision - n.tasks as base
+            set revision = us.revision + ($2 ->> us.user_id)::bigint
+            where us.user_id = any($1)
+            returning us.user_id, us.revision - ($2 ->> us.user_id)::bigint as base
         )
-        insert into tombstones (user_id, task_id, revision, deleted_at)
-        select u.user_id, u.id, s.base + u.step, statement_timestamp()
-        from unburied u
-        join stamp s on s.user_id = u.user_id
-        on conflict (user_id, task_id) do update
-        set revision = excluded.revision, deleted_at = excluded.deleted_at
-    $sql$;
+        select jsonb_object_agg(s.user_id, s.base) from stamp s
+    $sql$ into bases using users, counts;
+    insert into tombstones (user_id, task_id, revision, deleted_at)
+    select g.user_id, g.id,
+        (bases ->> g.user_id)::bigint + row_number() over (partition by g.user_id order by g.id),
+        statement_timestamp()
+    from gone g
+    where bases ? g.user_id and g.revision >= coalesce(
+                (select b.revision from tombstones b where b.user_id = g.user_id and b.task_id = g.id), 0)
+    on conflict (user_id, task_id) do update
+    set revision = excluded.revision, deleted_at = excluded.deleted_at;
     return null;
 end
 $function$;
@@ -109,40 +131,50 @@ CREATE OR REPLACE FUNCTION public.tasks_stamp()
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+    counts jsonb;
+    users text[];
+    bases jsonb;
+    ids bigint[];
+    numbers bigint[];
 begin
     if not exists (select from written w where w.revision = 0) then
         return null;
     end if;
+    counts := (
+        select jsonb_object_agg(n.user_id, n.rows)
+        from (select w.user_id, count(*) as rows from written w where w.revision = 0 group by w.user_id) n);
+    users := array(select jsonb_object_keys(counts));
     execute $sql$
         select us.user_id
         from user_state us
-        where us.user_id in (select w.user_id from written w where w.revision = 0)
+        where us.user_id = any($1)
         order by us.user_id
         for no key update of us
-    $sql$;
+    $sql$ using users;
     execute $sql$
         with stamp as (
             update user_state us
-            set revision = us.revision + n.tasks
-            from (
-                select w.user_id, count(*) as tasks
-                from written w
-                where w.revision = 0
-                group by w.user_id
-            ) n
-            where us.user_id = n.user_id
-            returning us.user_id, us.revision - n.tasks as base
+            set revision = us.revision + ($2 ->> us.user_id)::bigint
+            where us.user_id = any($1)
+            returning us.user_id, us.revision - ($2 ->> us.user_id)::bigint as base
         )
+        select jsonb_object_agg(s.user_id, s.base) from stamp s
+    $sql$ into bases using users, counts;
+    select array_agg(n.id order by n.id), array_agg(n.number order by n.id)
+    into ids, numbers
+    from (
+        select w.id,
+            (bases ->> w.user_id)::bigint + row_number() over (partition by w.user_id order by w.id) as number
+        from written w
+        where w.revision = 0
+    ) n
+    where n.number is not null;
+    execute $sql$
         update tasks t
-        set revision = s.base + n.step
-        from (
-            select w.id, w.user_id, row_number() over (partition by w.user_id order by w.id) as step
-            from written w
-            where w.revision = 0
-        ) n
-        join stamp s on s.user_id = n.user_id
-        where t.id = n.id
-    $sql$;
+        set revision = $2[width_bucket(t.id, $1)]
+        where t.id = any($1)
+    $sql$ using ids, numbers;
     return null;
 end
 $function$;
@@ -181,9 +213,45 @@ end
 $function$;
 comment on function tasks_texts_made() is 'Gives new tasks their row in task_texts.';
 
+CREATE OR REPLACE FUNCTION public.tombstones_forget()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+    tops jsonb := (
+        select jsonb_object_agg(n.user_id, n.top)
+        from (
+            select g.user_id, max(g.revision) as top
+            from gone g
+            where (select t.id from tasks t where t.id = g.task_id and t.user_id = g.user_id) is null
+            group by g.user_id
+        ) n);
+    users text[] := array(select jsonb_object_keys(tops));
+begin
+    execute $sql$
+        select us.user_id
+        from user_state us
+        where us.user_id = any($1)
+        order by us.user_id
+        for no key update of us
+    $sql$ using users;
+    execute $sql$
+        update user_state us
+        set purged_revision = least(($2 ->> us.user_id)::bigint, us.revision)
+        where us.user_id = any($1) and us.purged_revision < least(($2 ->> us.user_id)::bigint, us.revision)
+    $sql$ using users, tops;
+    return null;
+end
+$function$;
+comment on function tombstones_forget() is 'Sends a sync that began before the tombstones deleted back to its start, unless their tasks are there again.';
+
 CREATE TRIGGER tasks_created_at_fixed BEFORE UPDATE OF created_at ON tasks FOR EACH ROW WHEN (old.created_at <> new.created_at) EXECUTE FUNCTION refuse_change('created_at');
 
 CREATE TRIGGER tasks_delete_buried AFTER DELETE ON tasks REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION tasks_bury();
+
+CREATE TRIGGER tasks_id_fixed BEFORE UPDATE OF id ON tasks FOR EACH ROW WHEN (old.id <> new.id) EXECUTE FUNCTION refuse_change('id');
 
 CREATE TRIGGER tasks_insert_stamped AFTER INSERT ON tasks REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION tasks_stamp();
 
@@ -195,8 +263,14 @@ CREATE TRIGGER tasks_texts_insert AFTER INSERT ON tasks REFERENCING NEW TABLE AS
 
 CREATE TRIGGER tasks_texts_update AFTER UPDATE ON tasks FOR EACH ROW WHEN (old.user_id IS DISTINCT FROM new.user_id OR old.id IS DISTINCT FROM new.id OR old.title::text IS DISTINCT FROM new.title::text OR old.description IS DISTINCT FROM new.description) EXECUTE FUNCTION tasks_texts_kept();
 
+CREATE TRIGGER tasks_truncate_told AFTER TRUNCATE ON tasks FOR EACH STATEMENT EXECUTE FUNCTION sync_restart();
+
 CREATE TRIGGER tasks_update_stamped AFTER UPDATE ON tasks REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION tasks_stamp();
 
 CREATE TRIGGER tasks_updated_at_kept BEFORE UPDATE ON tasks FOR EACH ROW WHEN (old.updated_at = new.updated_at AND (old.title::text IS DISTINCT FROM new.title::text OR old.description IS DISTINCT FROM new.description OR old.status IS DISTINCT FROM new.status OR old.priority IS DISTINCT FROM new.priority OR old.due_date IS DISTINCT FROM new.due_date OR old.completed_at IS DISTINCT FROM new.completed_at OR old.deleted_at IS DISTINCT FROM new.deleted_at)) EXECUTE FUNCTION keep_updated_at();
 
 CREATE TRIGGER tasks_user_id_fixed BEFORE UPDATE OF user_id ON tasks FOR EACH ROW WHEN (old.user_id <> new.user_id AND pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_change('user_id');
+
+CREATE TRIGGER tombstones_delete_told AFTER DELETE ON tombstones REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION tombstones_forget();
+
+CREATE TRIGGER tombstones_truncate_told AFTER TRUNCATE ON tombstones FOR EACH STATEMENT EXECUTE FUNCTION sync_restart();

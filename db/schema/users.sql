@@ -99,6 +99,18 @@ end
 $function$;
 comment on function refuse_change() is 'Refuses to change the column that the trigger names.';
 
+CREATE OR REPLACE FUNCTION public.refuse_delete()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+    raise exception 'rows of % go with their user only', tg_table_name
+        using errcode = 'integrity_constraint_violation', table = tg_table_name, constraint = tg_name;
+end
+$function$;
+comment on function refuse_delete() is 'Refuses to delete rows that go with their user.';
+
 CREATE OR REPLACE FUNCTION public.users_insert_state()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -125,6 +137,10 @@ begin
 end
 $function$;
 comment on function users_update_state() is 'Copies users.is_active to user_state, where every statement looks.';
+
+CREATE TRIGGER user_state_is_active_fixed AFTER UPDATE OF is_active ON user_state FOR EACH ROW WHEN (old.is_active <> new.is_active AND pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_change('is_active');
+
+CREATE TRIGGER user_state_kept BEFORE DELETE ON user_state FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION refuse_delete();
 
 CREATE TRIGGER users_created_at_fixed BEFORE UPDATE OF created_at ON users FOR EACH ROW WHEN (old.created_at <> new.created_at) EXECUTE FUNCTION refuse_change('created_at');
 

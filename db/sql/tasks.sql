@@ -318,7 +318,8 @@ left join answer a on true
 -- kind: write
 -- takes: user_id text, sid uuid, task_id bigint, if_match text
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
--- A task gone for good, from the list or from the trash; a bare tombstone tells sync of it.
+-- A task gone for good, from the list or from the trash; a bare tombstone tells sync of it. There is one already where a
+-- task was erased before and put back by hand.
 with {caller_locked},
 old as (
     select t.id, t.revision
@@ -338,6 +339,8 @@ grave as (
     insert into tombstones (user_id, task_id, revision, deleted_at)
     select $1, ch.id, s.revision, statement_timestamp()
     from changed ch, stamp s
+    on conflict (user_id, task_id) do update
+    set revision = excluded.revision, deleted_at = excluded.deleted_at
     returning revision
 ),
 done as (

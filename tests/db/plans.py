@@ -46,6 +46,16 @@ from conversations c, generate_series(1, case when c.user_id <> '{BIG}' then 3 w
 update users set is_admin = true where id = '{BIG}';
 """
 
+TELLING = """
+load 'auto_explain';
+set auto_explain.log_min_duration = 0;
+set auto_explain.log_nested_statements = on;
+set auto_explain.log_analyze = on;
+set auto_explain.log_timing = off;
+set auto_explain.log_format = json;
+set client_min_messages = log
+"""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -93,6 +103,25 @@ async def plan(
         finally:
             await connection.execute("deallocate planned")
     return nodes(msgspec.json.decode(text)[0]["Plan"])
+
+
+async def work(connection: asyncpg.Connection, sql: str, *args: object) -> int:
+    """Run SQL, and count the rows that all nodes of all its plans gave or dropped, those of its triggers too."""
+    told: list[str] = []
+
+    def listen(_: object, message: Any) -> None:
+        told.append(message.message)
+
+    connection.add_log_listener(listen)
+    try:
+        await connection.execute(TELLING)
+        await connection.execute(sql, *args)
+        await connection.execute("reset client_min_messages")
+    finally:
+        connection.remove_log_listener(listen)
+    plans = [message[message.index("{") :] for message in told if " plan:\n{" in message]
+    found = [node for plan in plans for node in nodes(msgspec.json.decode(plan)["Plan"])]
+    return sum(node.rows + node.dropped for node in found)
 
 
 def nodes(tree: dict[str, Any]) -> list[Node]:

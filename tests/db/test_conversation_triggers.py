@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from db import catalogue
-from tests.db.test_triggers import FUTURE, LONG_AGO, Connection, connected, someone
+from tests.db.hands import connected, someone
+from tests.db.test_triggers import FUTURE, LONG_AGO, Connection
 
 SAID = "insert into messages (conversation_id, user_id, role, content)"
 

@@ -3,8 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -12,46 +11,11 @@ import asyncpg
 import pytest
 
 from db import catalogue
-from db.url import parse
+from tests.db.hands import add, connected, revision, revisions, someone
 
 Connection: TypeAlias = asyncpg.Connection
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 FUTURE = datetime(2999, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-async def user(connection: Connection) -> str:
-    return await someone(connection)
-
-
-async def someone(connection: Connection, **columns: Any) -> str:
-    """A new user's id."""
-    columns = {"id": uuid.uuid4().hex, "email": f"{uuid.uuid4().hex}@example.com"} | columns
-    places = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
-    await connection.execute(f"insert into users ({', '.join(columns)}) values ({places})", *columns.values())
-    return str(columns["id"])
-
-
-async def add(connection: Connection, user: str, *titles: str) -> list[int]:
-    """Insert tasks in one statement, the way a hand does; their ids."""
-    rows = await connection.fetch(
-        "insert into tasks (user_id, title) select $1, t from unnest($2::text[]) t returning id", user, titles
-    )
-    return [row["id"] for row in rows]
-
-
-async def revision(connection: Connection, user: str) -> int:
-    return int(await connection.fetchval("select revision from user_state where user_id = $1", user))
-
-
-async def revisions(connection: Connection, user: str) -> list[int]:
-    """Of the user's tasks and tombstones, in order."""
-    rows = await connection.fetch(
-        "select revision from tasks where user_id = $1 union all"
-        " select revision from tombstones where user_id = $1 order by 1",
-        user,
-    )
-    return [row["revision"] for row in rows]
 
 
 async def stamps(connection: Connection, user: str) -> list[int]:
@@ -61,31 +25,6 @@ async def stamps(connection: Connection, user: str) -> list[int]:
 
 
 # Users
-
-
-@pytest.mark.parametrize("active", [True, False])
-async def test_a_new_user_has_a_state(connection: Connection, active: bool) -> None:
-    user = await someone(connection, is_active=active)
-    row = await connection.fetchrow(
-        "select revision, purged_revision, conversations_revision, is_active, tokens_valid_from"
-        " from user_state where user_id = $1",
-        user,
-    )
-    assert row
-    assert tuple(row) == (0, 0, 0, active, datetime(1970, 1, 1, tzinfo=UTC))
-
-
-async def test_a_deactivation_reaches_the_state(connection: Connection, user: str) -> None:
-    for active in (False, False, True):
-        await connection.execute("update users set is_active = $2 where id = $1", user, active)
-        found = await connection.fetchval("select is_active from user_state where user_id = $1", user)
-        assert found is active
-
-
-async def test_a_deactivation_under_a_new_id_reaches_the_state(connection: Connection, user: str) -> None:
-    new = uuid.uuid4().hex
-    await connection.execute("update users set id = $2, is_active = false where id = $1", user, new)
-    assert await connection.fetchval("select is_active from user_state where user_id = $1", new) is False
 
 
 @pytest.mark.parametrize(
@@ -115,35 +54,6 @@ async def test_a_users_updated_at_stays_without_a_change(connection: Connection,
     user = await someone(connection, updated_at=LONG_AGO)
     await connection.execute(f"update users set {change} where id = $1", user)
     assert await connection.fetchval("select updated_at from users where id = $1", user) == LONG_AGO
-
-
-# What never changes
-
-
-@pytest.mark.parametrize("table", ["users", "tasks", "conversations", "messages"])
-async def test_created_at_is_fixed(connection: Connection, user: str, table: str) -> None:
-    await add(connection, user, "one")
-    talk = await connection.fetchval("insert into conversations (user_id) values ($1) returning id", user)
-    await connection.execute(
-        "insert into messages (conversation_id, user_id, role, content) values ($1, $2, 'user', 'hello')",
-        talk,
-        user,
-    )
-    whose = f"where {'id' if table == 'users' else 'user_id'} = $1"
-    with pytest.raises(
-        asyncpg.IntegrityConstraintViolationError, match=f"created_at of {table} cannot"
-    ) as it:
-        await connection.execute(f"update {table} set created_at = now() {whose}", user)
-    assert getattr(it.value, "constraint_name", None) == f"{table}_created_at_fixed"
-    await connection.execute(f"update {table} set created_at = created_at {whose}", user)
-
-
-async def test_a_task_stays_with_its_user(connection: Connection, user: str) -> None:
-    other = await someone(connection)
-    (task,) = await add(connection, user, "one")
-    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="user_id of tasks cannot change"):
-        await connection.execute("update tasks set user_id = $2 where id = $1", task, other)
-    await connection.execute("update tasks set user_id = user_id where id = $1", task)
 
 
 # Tasks by hand
@@ -318,43 +228,6 @@ async def test_the_services_own_stamps_stay(connection: Connection, user: str) -
 # Many, and many at once
 
 
-async def test_ten_thousand_by_hand(connection: Connection, user: str) -> None:
-    many = 10_000
-    await add(connection, user, "a first one, for which this connection plans")
-    for change, count in [
-        ("insert into tasks (user_id, title) select $1, n::text from generate_series(2, 10000) n", many),
-        ("update tasks set priority = 5 where user_id = $1", 2 * many),
-        ("delete from tasks where user_id = $1", 3 * many),
-    ]:
-        await connection.execute(change, user)
-        assert await revision(connection, user) == count
-        assert await revisions(connection, user) == list(range(count - many + 1, count + 1))
-
-
-async def test_ten_thousand_users_in_one_statement(migrated_database: str) -> None:
-    async with connected(migrated_database) as connection:
-        await connection.execute(
-            "insert into users (id, email) select n, n || '@example.com' from generate_series(1, 10000) n"
-        )
-        for change in (
-            "insert into tasks (user_id, title) select id, 'x' from users",
-            "update tasks set title = 'y'",
-            "delete from tasks",
-        ):
-            await connection.execute(change)
-        assert await connection.fetchval("select array_agg(distinct revision) from user_state") == [3]
-        assert await connection.fetchval("select count(*) from tombstones where revision = 3") == 10_000
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(**parse(url).kwargs())
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def test_hands_and_service_at_once_leave_no_gap(
     connection: Connection, user: str, database_url: str
 ) -> None:
@@ -417,98 +290,6 @@ async def test_states_are_locked_in_the_order_of_users(
             assert len(await holder.fetch(others, users[:-1])) == 19
         await waiting
     assert {await revision(connection, user) for user in users} == {2}
-
-
-# A new id, and the end
-
-
-FILL = """
-insert into sessions (id, user_id, refresh_hash, expires_at) values (gen_random_uuid(), '{user}', 'hash', now());
-insert into tasks (user_id, title) select '{user}', n::text from generate_series(1, 10) n;
-delete from tasks where user_id = '{user}' and title = '3';
-insert into conversations (user_id) values ('{user}');
-insert into messages (conversation_id, user_id, role, content)
-select id, user_id, 'user', 'hello' from conversations where user_id = '{user}';
-insert into idempotency_keys (user_id, route, key, fingerprint, status) values ('{user}', '/', 'k', '', 200);
-"""
-OWNING = (
-    "user_state", "sessions", "tasks", "task_texts", "tombstones", "conversations", "messages", "idempotency_keys",
-)  # fmt: skip
-
-
-async def contents(connection: Connection, user: str) -> dict[str, str]:
-    """Every row of a user, as JSON without the user's id."""
-    return {
-        table: await connection.fetchval(
-            f"select jsonb_agg(to_jsonb(t) - 'user_id' order by to_jsonb(t)::text) from {table} t where user_id = $1",
-            user,
-        )
-        for table in OWNING
-    }
-
-
-async def test_every_table_with_a_user_is_looked_at(connection: Connection) -> None:
-    tables = await connection.fetch(
-        "select table_name from information_schema.columns where table_schema = 'public' and column_name = 'user_id'"
-    )
-    assert {row["table_name"] for row in tables} == set(OWNING)
-
-
-async def test_a_new_id_takes_everything_along_unchanged(connection: Connection, user: str) -> None:
-    await connection.execute(FILL.format(user=user))
-    before, new = await contents(connection, user), uuid.uuid4().hex
-    assert all(before.values())
-    await connection.execute("update users set id = $2 where id = $1", user, new)
-    assert await contents(connection, new) == before
-    assert not any((await contents(connection, user)).values())
-    await add(connection, new, "and on")
-    assert await revision(connection, new) == 12
-
-
-async def test_a_deleted_user_leaves_nothing(connection: Connection, user: str) -> None:
-    other = await someone(connection)
-    for somebody in (user, other):
-        await connection.execute(FILL.format(user=somebody))
-    before = await contents(connection, other)
-    await connection.execute("delete from users where id = $1", user)
-    assert not any((await contents(connection, user)).values())
-    assert await contents(connection, other) == before
-
-
-async def test_a_user_goes_and_changes_in_whatever_order_the_keys_are_followed(
-    migrated_database: str,
-) -> None:
-    """A restore makes foreign keys anew, by table name, and PostgreSQL follows them in the order they were made."""
-    async with connected(migrated_database) as connection:
-        await connection.execute(
-            """
-            alter table user_state drop constraint user_state_user_id_fkey;
-            alter table user_state add constraint user_state_user_id_fkey
-                foreign key (user_id) references users (id) on update cascade on delete cascade;
-            """
-        )
-        user, new = await someone(connection), uuid.uuid4().hex
-        await connection.execute(FILL.format(user=user))
-        before = await contents(connection, user)
-        await connection.execute("update users set id = $2 where id = $1", user, new)
-        assert await contents(connection, new) == before
-        await connection.execute("update users set id = $2, is_active = false where id = $1", new, user)
-        assert '"is_active": false' in (await contents(connection, user))["user_state"]
-        await connection.execute("delete from users where id = $1", user)
-        assert not any((await contents(connection, user)).values())
-
-
-async def test_a_user_goes_together_with_tasks_of_another(connection: Connection, user: str) -> None:
-    other = await someone(connection)
-    await add(connection, user, "one")
-    await add(connection, other, "two")
-    await connection.execute(
-        "with gone as (delete from tasks where user_id = any($1)) delete from users where id = $2",
-        [user, other],
-        user,
-    )
-    assert await revisions(connection, user) == []
-    assert await revisions(connection, other) == [2]
 
 
 async def test_triggers_find_their_tables_whatever_the_search_path(connection: Connection) -> None:
