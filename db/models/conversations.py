@@ -21,7 +21,7 @@ class Conversation(SQLModel, table=True):
 
     id: int | None = Field(default=None, sa_column=identity())
     user_id: str = Field(sa_column=owner())
-    title: str | None = Field(default=None, sa_column=Column(String(200)))
+    title: str | None = Field(default=None, max_length=200, sa_column=Column(String(200)))
     version: int = Field(
         default=0,
         sa_column=Column(
@@ -63,7 +63,7 @@ class Message(SQLModel, table=True):
     )
     user_id: str = Field(sa_column=owner())
     role: str = Field(sa_column=Column(Text, nullable=False, comment="user or assistant"))
-    content: str = Field(sa_column=Column(Text, nullable=False))
+    content: str = Field(min_length=1, max_length=32000, sa_column=Column(Text, nullable=False))
     created_at: datetime | None = Field(default=None, sa_column=moment("Never changes"))
 
     conversation: Conversation = Relationship(back_populates="messages")

@@ -21,7 +21,11 @@ class IdempotencyKey(SQLModel, table=True):
 
     user_id: str = Field(sa_column=owner(primary_key=True))
     route: str = Field(sa_column=Column(Text, primary_key=True, comment="The template of the route"))
-    key: str = Field(sa_column=Column(Text, primary_key=True, comment="As the client sent it"))
+    key: str = Field(
+        min_length=1,
+        max_length=255,
+        sa_column=Column(Text, primary_key=True, comment="As the client sent it"),
+    )
     fingerprint: bytes = Field(
         sa_column=Column(
             LargeBinary, nullable=False, comment="Hash of path, query and body; another one is refused"

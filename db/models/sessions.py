@@ -36,7 +36,7 @@ class Session(SQLModel, table=True):
     rotated_at: datetime | None = Field(
         default=None, sa_column=moment("When the previous token was spent", null=True)
     )
-    user_agent: str | None = Field(default=None, sa_column=Column(Text))
+    user_agent: str | None = Field(default=None, max_length=500, sa_column=Column(Text))
     ip: str | None = Field(default=None, sa_column=Column(INET))
     created_at: datetime | None = Field(default=None, sa_column=moment())
     last_used_at: datetime | None = Field(default=None, sa_column=moment())

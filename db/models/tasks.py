@@ -67,8 +67,8 @@ class Task(SQLModel, table=True):
 
     id: int | None = Field(default=None, sa_column=identity())
     user_id: str = Field(sa_column=owner())
-    title: str = Field(sa_column=Column(String(500), nullable=False))
-    description: str | None = Field(default=None, sa_column=Column(Text))
+    title: str = Field(max_length=500, sa_column=Column(String(500), nullable=False))
+    description: str | None = Field(default=None, max_length=20000, sa_column=Column(Text))
     status: str = Field(
         default="pending",
         sa_column=Column(
@@ -80,6 +80,8 @@ class Task(SQLModel, table=True):
     )
     priority: int = Field(
         default=3,
+        ge=1,
+        le=5,
         sa_column=Column(
             SmallInteger,
             nullable=False,

@@ -34,11 +34,12 @@ class User(SQLModel, table=True):
         ),
     )
     email: str = Field(
+        max_length=255,
         sa_column=Column(
             String(255), nullable=False, comment="As it was given; unique without regard to case"
-        )
+        ),
     )
-    name: str | None = Field(default=None, sa_column=Column(String(255)))
+    name: str | None = Field(default=None, max_length=255, sa_column=Column(String(255)))
     password_hash: str | None = Field(
         default=None,
         sa_column=Column(Text, comment="argon2id; null for a user who signs in with an identity provider"),

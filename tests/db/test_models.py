@@ -3,11 +3,13 @@
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
 from msgspec import structs
-from sqlalchemy import DateTime, NullPool
+from pydantic import ValidationError
+from sqlalchemy import CheckConstraint, DateTime, NullPool
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import configure_mappers, selectinload
@@ -80,6 +82,54 @@ def test_fields_agree_with_columns(model: type[SQLModel]) -> None:
         if field.annotation in (datetime, datetime | None):
             assert isinstance(column.type, DateTime), name
             assert column.type.timezone, name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_validation_asks_for_what_must_be_said(model: type[SQLModel]) -> None:
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate({})
+    assert {error["loc"] for error in refused.value.errors()} == {(name,) for name in required}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_validation_refuses_what_has_another_type(model: type[SQLModel]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate(dict.fromkeys(model.model_fields, object()))
+    assert {error["loc"] for error in refused.value.errors()} == {(name,) for name in model.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "inside", "beyond"),
+    [
+        (User, "email", ["x" * 255], ["x" * 256]),
+        (User, "name", ["", None, "x" * 255], ["x" * 256]),
+        (Task, "title", ["x", "x" * 500], ["x" * 501]),
+        (Task, "description", ["", None, "x" * 20_000], ["x" * 20_001]),
+        (Task, "priority", [1, 5], [0, 6]),
+        (Conversation, "title", [None, "x" * 200], ["x" * 201]),
+        (Message, "content", ["x", "x" * 32_000], ["", "x" * 32_001]),
+        (Session, "user_agent", [None, "x" * 500], ["x" * 501]),
+        (IdempotencyKey, "key", ["x", "x" * 255], ["", "x" * 256]),
+    ],
+)
+def test_validation_has_the_bounds_of_the_schema(
+    model: type[SQLModel], field: str, inside: list[Any], beyond: list[Any]
+) -> None:
+    def faults(value: Any) -> list[tuple[int | str, ...]]:
+        try:
+            model.model_validate({field: value})
+        except ValidationError as error:
+            return [fault["loc"] for fault in error.errors() if fault["type"] != "missing"]
+        return []
+
+    assert [faults(value) for value in inside] == [[]] * len(inside)
+    assert [faults(value) for value in beyond] == [[(field,)]] * len(beyond)
+    table = metadata.tables[str(model.__tablename__)]
+    told = [str(check.sqltext) for check in table.constraints if isinstance(check, CheckConstraint)]
+    length = getattr(table.columns[field].type, "length", None)
+    highest = max(len(value) if isinstance(value, str) else value for value in inside if value is not None)
+    assert length == highest or any(field in check and f"{highest}" in check for check in told)
 
 
 def test_relationships_lead_both_ways() -> None:
