@@ -10,7 +10,7 @@ _SQL = statements.load("system")
 STATE = _SQL["state"]
 
 # The revision of the schema that this code was written for; a test compares it with migrations/versions.
-SCHEMA = "0008"
+SCHEMA = "0007"
 
 
 class DatabaseState(msgspec.Struct):
