@@ -93,7 +93,7 @@ class Database:
             command_timeout=self.options.statement,
             reset=_keep,
             init=self._init,
-            server_settings={"application_name": "roundtrip", "datestyle": "ISO"},
+            server_settings={"application_name": "roundtrip"},
         )
 
     async def close(self) -> None:

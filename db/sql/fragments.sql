@@ -36,7 +36,7 @@ caller as (
 
 -- fragment: told
 -- A time as the API tells it, whatever the server's zone is. To make a datetime of it would cost the client 1 us each.
-translate((@ at time zone 'UTC')::text, ' ', 'T') || 'Z'
+replace(to_char(@ at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000', '')
 
 -- fragment: matching
 -- If-Match, in a text: asyncpg asks the server about an array type before its first use of each connection.
