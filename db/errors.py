@@ -22,3 +22,7 @@ class Refused(Exception):
 
 class Unstorable(Exception):
     """A value that PostgreSQL cannot hold slipped through the checks before it."""
+
+
+class Denied(Exception):
+    """The role may not do it. The message names the statement and what the server says."""

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import asyncpg
 
-from db.errors import Refused, Unavailable, Unstorable
+from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
 from db.together import Row, Together
@@ -126,8 +126,12 @@ class Database:
         return await self._run(statement, lambda c, t: c.fetch(statement.sql, *args, timeout=t))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(
+        self, isolation: Literal["repeatable_read"] | None = None
+    ) -> AsyncIterator[Transaction]:
         """Several statements, all of them or none: committed where the block ends, undone where it raises.
+
+        With `repeatable_read` all of them see the database as the first one did.
 
         Raises `Unavailable` where no connection is to be had, or where it is lost: then, if it was lost while committing,
         nobody knows whether it did.
@@ -141,7 +145,7 @@ class Database:
             connection = await self._acquire(connect_by - clock())
             whole = Transaction(connection, _part)
             try:
-                await whole.begin(connect_by - clock())
+                await whole.begin(connect_by - clock(), isolation)
                 yield whole
                 await whole.commit()
             except Exception as error:
@@ -273,6 +277,8 @@ def _judge(name: str, error: Exception, *, again: bool) -> None:
     match error:
         case asyncpg.IntegrityConstraintViolationError() if error.constraint_name:
             raise Refused(error.constraint_name) from error
+        case asyncpg.InsufficientPrivilegeError():
+            raise Denied(f"{name}: {error}") from error
         case asyncpg.DataError() | ValueError() | OverflowError():
             raise Unstorable(name) from error  # its text repeats the value
         case TimeoutError():

@@ -5,9 +5,11 @@ import msgspec
 
 from db import statements
 from db.pool import Database
+from db.transaction import Transaction
 
 _SQL = statements.load("system")
 STATE = _SQL["state"]
+FOUND = _SQL["found"]
 
 # The revision of the schema that this code was written for; a test compares it with migrations/versions.
 SCHEMA = "0007"
@@ -20,7 +22,7 @@ class DatabaseState(msgspec.Struct):
     connections: int | None
 
 
-async def state(db: Database) -> DatabaseState:
+async def state(db: Database | Transaction) -> DatabaseState:
     """Read the state; raises `Unavailable`."""
     try:
         row = await db.one(STATE)
@@ -28,6 +30,13 @@ async def state(db: Database) -> DatabaseState:
         return DatabaseState(None, None)
     assert row is not None
     return DatabaseState(*row)
+
+
+async def found(part: Transaction) -> str:
+    """What the block before it in this transaction found, as JSON."""
+    row = await part.one(FOUND)
+    assert row is not None
+    return str(row["found"])
 
 
 def serves(schema: str | None) -> bool:

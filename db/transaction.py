@@ -70,8 +70,9 @@ class Transaction:
 
     # For `Database` alone
 
-    async def begin(self, within: float) -> None:
-        await self._send("begin", timeout=within)
+    async def begin(self, within: float, isolation: str | None = None) -> None:
+        level = f" isolation level {isolation.replace('_', ' ')}" if isolation else ""
+        await self._send(f"begin{level}", timeout=within)
 
     async def commit(self) -> None:
         """Raises `RuntimeError` where the block went on after a failure: the server then undoes what it is to commit."""

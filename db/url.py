@@ -29,6 +29,8 @@ class ConnectArgs:
     password: str | None = field(repr=False)
     database: str
     ssl: SSLContext | str | bool = field(repr=False)
+    sslmode: str | None = None  # as the URL has it, for programs of PostgreSQL's own
+    sslrootcert: str | None = None
 
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments of `asyncpg.connect` and `asyncpg.create_pool`."""
@@ -80,6 +82,8 @@ def parse(url: str) -> ConnectArgs:
         password=unquote(parts.password) if parts.password else None,
         database=unquote(parts.path.lstrip("/")),
         ssl=_tls(mode, root),
+        sslmode=mode,
+        sslrootcert=root,
     )
 
 

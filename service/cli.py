@@ -3,10 +3,14 @@
 import click
 
 from service.archive import archive, unarchive
+from service.backup import backup
+from service.doctor import doctor
+from service.explain import explain
 from service.health import health
 from service.imports import imports
 from service.migrate import migrate
 from service.purge import purge
+from service.restore import after_restore, restore
 from service.seed import seed
 from service.serve import serve
 
@@ -40,6 +44,11 @@ main.add_command(imports)
 main.add_command(purge)
 main.add_command(archive)
 main.add_command(unarchive)
+main.add_command(doctor)
+main.add_command(explain)
+main.add_command(backup)
+main.add_command(restore)
+main.add_command(after_restore)
 
 if __name__ == "__main__":
     main(prog_name="roundtrip")

@@ -2,31 +2,34 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from db import system
 from db.embedded import EmbeddedError, start
-from db.errors import Refused, Unavailable, Unstorable
+from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.pool import Database, PoolOptions
-from db.url import parse
+from db.url import ConnectArgs, parse
 from service.settings import Settings, SettingsError, load
 
 T = TypeVar("T")
 HOUR = 3600.0
+NAMED = 6
 
 
 @contextmanager
-def target(*, serving: bool = False) -> Iterator[tuple[Settings, str]]:
+def target(*, serving: bool = False, migrated: bool = True) -> Iterator[tuple[Settings, str]]:
     """The settings, and the URL of the database they mean: DATABASE_URL_UNPOOLED, DATABASE_URL, or the embedded one.
 
     The embedded one is started where it is not running, and migrated. Failures become a line and exit code 1.
+    `migrated=False` takes the embedded one as it is.
     """
     with plainly():
         settings = load(serving=serving)
@@ -34,7 +37,7 @@ def target(*, serving: bool = False) -> Iterator[tuple[Settings, str]]:
             yield settings, settings.direct_url
             return
         with start(Path(settings.data_dir) / "postgres") as server:
-            if asyncio.run(state(server.url)).schema != system.SCHEMA:
+            if migrated and asyncio.run(state(server.url)).schema != system.SCHEMA:
                 migrate(server.url)
             yield settings, server.url
 
@@ -77,6 +80,41 @@ def check(found: system.DatabaseState) -> None:
         )
 
 
+def direct(args: ConnectArgs) -> ConnectArgs:
+    """Refuse a pooler, for what needs a session of its own."""
+    if args.pooled:
+        raise click.ClickException(
+            f"{args.host} is a pooler, where a session is not its own; set DATABASE_URL_UNPOOLED to the direct endpoint"
+        )
+    return args
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run what may take long; SIGTERM cancels it, as Ctrl-C does, so that it can clean up."""
+
+    async def working() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(working())
+    except asyncio.CancelledError:
+        raise click.ClickException("ended by SIGTERM") from None
+
+
+def say(line: str) -> None:
+    """Tell how far a long work is, beside its output."""
+    click.echo(line, err=True)
+
+
+def some(things: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    more = len(things) - NAMED
+    return ", ".join(things[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def development_only(settings: Settings, what: str) -> None:
     """Refuse what would harm production."""
     if settings.environment != "development":
@@ -105,3 +143,5 @@ def plainly() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except Refused as error:
         raise click.ClickException(f"the database refuses it: {error.constraint}") from error
+    except Denied as error:
+        raise click.ClickException(f"the role may not do it: {error}; use the owner's") from error

@@ -290,7 +290,8 @@ def test_what_is_sent_twice_changes_nothing() -> None:
 
 STATE = re.compile(
     r"""\b(
-        set_config | pg_(try_)?advisory_(?!xact)\w* | lastval | currval | pg_terminate_backend | dblink
+        set_config (?! \s* \( [^()]* , \s* true \s* \) ) | pg_(try_)?advisory_(?!xact)\w* | lastval | currval
+      | pg_terminate_backend | dblink
       | (create|into) \s+ (local \s+ | global \s+)? temp(orary)? | with \s+ hold
     )\b""",
     re.VERBOSE | re.IGNORECASE,
@@ -302,17 +303,23 @@ COMMAND = re.compile(
 )
 
 
+# What is no query: blocks that put names of tables in, each in a transaction that asks `system.found` for its answer.
+BLOCKS = {"recovery.content", "recovery.sequences", "doctor.slow", "recovery.analyze"}
+
+
 def test_no_statement_leaves_state_in_a_session() -> None:
     """Behind a pooler the next statement may be another client's."""
     for statement in STATEMENTS:
         sql = code(statement.sql)
-        assert ";" not in sql, statement.name
-        assert re.match(r"(with|select|insert|update|delete|analyze)\b", sql), statement.name
         assert not STATE.search(sql), statement.name
+        if statement.family not in BLOCKS:
+            assert ";" not in sql, statement.name
+            assert re.match(r"(with|select|insert|update|delete|analyze)\b", sql), statement.name
 
 
 def test_no_text_in_the_code_leaves_state_in_a_session() -> None:
-    apart = {"embedded.py", "cluster.py", "supervisor.py", "migrate.py"}  # on connections of their own
+    # On connections of their own.
+    apart = {"embedded.py", "cluster.py", "supervisor.py", "migrate.py", "explain.py"}
     for path in [*(ROOT / "db").rglob("*.py"), *(ROOT / "service").rglob("*.py")]:
         if path.name not in apart:
             for text in texts(path):
@@ -337,6 +344,7 @@ def test_no_text_in_the_code_leaves_state_in_a_session() -> None:
 def test_state_is_recognised(text: str) -> None:
     assert STATE.search(text)
     assert not STATE.search("select pg_try_advisory_xact_lock(1), pg_advisory_xact_lock(2)")
+    assert not STATE.search("select set_config('a', $1, true)")
 
 
 @pytest.mark.parametrize(
