@@ -285,8 +285,7 @@ made as (
     cross join outcome o
     where o.op = 'create'
     order by o.n
-
--- Pieces of purge.sql, which works on many rows of many users at once.
+)
 
 -- Pieces of purge.sql and archive.sql, which work on many rows of many users at once.
 
