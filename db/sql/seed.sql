@@ -60,4 +60,4 @@ where us.user_id = r.key
 -- takes:
 -- rides on:
 -- Statistics for the planner of the tables that `bulk` fills.
-analyze users, user_state, tasks
+analyze users, user_state, tasks, task_texts
