@@ -39,6 +39,12 @@ MADE_UP: dict[str, str | None] = {
     "session_id": SID,
     "email": "somebody@example.com",
     "drafts": '[{"role": "user", "content": "hello"}]',
+    "created_at": "-infinity",
+    "octets": "1000000",
+    "keys": '["1"]',
+    "tasks": "[]",
+    "revisions": "{}",
+    "place": f'["{SID}", "0", "0"]',
 }
 # And else by type.
 NEUTRAL = {

@@ -70,12 +70,23 @@ left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is nul
 -- kind: read
 -- takes: user_ids text[], sids uuid[], task_ids bigint[]
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
--- `get` for many requests at once: a row for each whose caller is alive, by its number.
+-- `get` for many requests at once: a row for each whose caller is alive, by its number. The limits keep the planner, who does
+-- not know how many requests there are, from reading tables whole.
 select r.ord, false as alone, {task t}
 from unnest($1::text[], $2::uuid[], $3::bigint[]) with ordinality as r (user_id, sid, task_id, ord)
-join sessions s on s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
-join user_state us on us.user_id = r.user_id and us.is_active
-left join tasks t on t.id = r.task_id and t.user_id = r.user_id and t.deleted_at is null
+cross join lateral (
+    select us.user_id
+    from sessions s, user_state us
+    where s.id = r.sid and s.user_id = r.user_id and us.user_id = r.user_id
+      and s.revoked_at is null and s.expires_at > now() and us.is_active
+    limit 1
+) c
+left join lateral (
+    select {stored t}
+    from tasks t
+    where t.id = r.task_id and t.user_id = c.user_id and t.deleted_at is null
+    limit 1
+) t on true
 
 -- name: create
 -- kind: write

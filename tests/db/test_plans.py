@@ -91,6 +91,16 @@ VALUES: dict[str, Any] = {
 }
 TALK = "talk 1000"  # with 10,000 messages
 KEPT = ("tasks", "conversations", "messages")
+# One request that travels together with nobody, as arrays.
+EACH = {
+    "user_ids": f"{{{BIG}}}",
+    "sids": f"{{{SID}}}",
+    "titles": "{title}",
+    "descriptions": "{null}",
+    "statuses": "{pending}",
+    "priorities": "{3}",
+    "due_dates": "{null}",
+}
 OWN_SESSION = {"auth.register", "auth.login", "seed.session"}  # statements that open the session `sid`
 # What walks whole tables, in batches, has plan tests of its own: test_retention_plans.py.
 RIDING = [
@@ -131,6 +141,10 @@ async def values_for(connection: asyncpg.Connection, statement: Statement) -> di
         values["after"] = ""
     if statement.name == "admin.update":
         values["id"] = "user7"
+    if statement.name == "export.page":
+        values |= {"conversation_id": export.Walk().conversation_id}
+    if statement.name.endswith("_each"):
+        values |= EACH | {"task_ids": f"{{{task_id}}}"}
     if statement.family.startswith("archive."):
         values["tasks"] = '[{"id": 1, "user_id": "user1", "import_key": "key"}]'
     if statement.name in OWN_SESSION:
