@@ -124,6 +124,7 @@ def test_readme_lists_every_setting() -> None:
         "db/MIGRATIONS.md",
         "docs/PHASE1.md",
         "docs/RECOVERY.md",
+        "docs/REQUIREMENTS.md",
     ],
 )
 def test_papers_point_at_files_that_exist(name: str) -> None:
