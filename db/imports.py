@@ -68,6 +68,6 @@ async def add(
     await whole.copy("tasks", COLUMNS, rows)
 
 
-async def stamp(whole: Transaction, user_id: str, tasks: int) -> None:
+async def stamp(whole: Transaction, user_id: str, count: int) -> None:
     """Move the user's revision by as many as there are new tasks."""
-    await whole.one(STAMP, user_id, tasks)
+    await whole.one(STAMP, user_id, count)

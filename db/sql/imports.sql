@@ -36,7 +36,7 @@ where t.user_id = $1 and t.import_key = any(array(select json_array_elements_tex
 
 -- name: stamp
 -- kind: write
--- takes: user_id text, tasks bigint
+-- takes: user_id text, count bigint
 -- rides on: user_state_pkey
 -- The user's revision moves by as many as there are new tasks.
 update user_state us

@@ -58,7 +58,7 @@ VALUES: dict[str, Any] = {
     # for imports of tasks
     "who": f"{BIG}@example.com",
     "keys": '["1", "2"]',
-    "tasks": 3,
+    "count": 3,
     # accounts
     "email": "somebody.new@example.com",
     "session_id": SID,
