@@ -44,8 +44,8 @@ def restore(file: Path, check: bool, jobs: int, keep_sessions: bool) -> None:
     empty. Owners and privileges are not restored: grant the service's role its rights anew.
 
     Afterwards every table is compared with what FILE says of it, row by row. Then the revisions of all users move on
-    and sessions end, as by `after-restore`, and only then has the database a schema that a service would work on.
-    What fails before leaves a database that nothing serves.
+    and sessions end, as by `after-restore`, and only then does the database say which schema it has, without which
+    `serve` does not start on it: what fails before leaves a database that nothing serves.
     """
     try:
         found = _read(file)

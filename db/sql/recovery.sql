@@ -201,7 +201,7 @@ where q.relnamespace = 'public'::regnamespace and s.seqtypid = 'bigint'::regtype
 -- kind: write
 -- takes: schema text
 -- rides on:
--- Gives a restored database the revision of its schema, without which nothing serves it.
+-- Gives a restored database the revision of its schema, without which no service starts on it.
 insert into alembic_version (version_num)
 values ($1)
 returning version_num

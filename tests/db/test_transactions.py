@@ -2,12 +2,13 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from db import seed, statements
-from db.errors import Refused, Unavailable
+from db.errors import Denied, Refused, Unavailable
 from db.pool import Database
 
 USER = seed.USER
@@ -74,6 +75,29 @@ async def test_parts_within_parts_are_undone_alone(db: Database) -> None:
                 raise KeyError
         await part.one(USER, *d)
     assert [await there(db, who) for who in (a, b, c, d)] == [1, 0, 0, 1]
+
+
+async def test_all_of_it_sees_the_database_as_the_first_did(db: Database) -> None:
+    a, b = person(), person()
+    for isolation, seen in (("repeatable_read", 0), (None, 1)):
+        async with db.transaction(isolation) as whole:  # type: ignore[arg-type]
+            row = await whole.one(COUNT, [a[0], b[0]])
+            assert row is not None
+            before = row[0]
+            await db.one(USER, *(a if isolation else b))
+            row = await whole.one(COUNT, [a[0], b[0]])
+            assert row is not None
+            assert row[0] - before == seen
+
+
+async def test_what_the_role_may_not_do_is_denied(db: Database) -> None:
+    secret = statements.Statement("test.secret", "select 1 from secret", "read", (), (), "", "")
+    with pytest.raises(Denied, match=r"test\.secret: InsufficientPrivilegeError: permission denied"):
+        async with db.transaction() as whole:
+            await whole.one(replace(secret, sql="create table secret ()"))
+            await whole.one(replace(secret, sql="create role nobody_at_all"))
+            await whole.one(replace(secret, sql="set local role nobody_at_all"))
+            await whole.one(secret)
 
 
 async def test_a_refusal_names_its_constraint_and_a_savepoint_survives_it(db: Database) -> None:

@@ -666,7 +666,7 @@ async def test_after_restore_asks_and_takes_silence_for_no(migrated_database: st
 async def test_every_user_moves_on_once_whatever_their_id(
     migrated_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "BATCH", 7)
+    monkeypatch.setattr(recovery, "BATCH", 3)
     await run(
         migrated_database,
         """
@@ -678,7 +678,7 @@ async def test_every_user_moves_on_once_whatever_their_id(
     async with pool(migrated_database) as db:
         steps = [done async for done in recovery.advance_all(db, end_sessions=True)]
     assert steps[-1] == 103
-    assert len(steps) == 15
+    assert len(steps) == 35
     assert await rows(migrated_database, "user_state", "distinct revision, purged_revision", "1") == [
         (JUMP, JUMP)
     ]
