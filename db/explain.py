@@ -43,6 +43,7 @@ MADE_UP: dict[str, str | None] = {
     "octets": "1000000",
     "keys": '["1"]',
     "tasks": "[]",
+    "operations": "[]",
     "revisions": "{}",
     "place": f'["{SID}", "0", "0"]',
 }
