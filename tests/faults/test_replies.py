@@ -19,7 +19,7 @@ from tests.conftest import Account, sign_up, started
 from tests.faults.pools import opened
 from tests.faults.proxy import Proxy, proxied
 
-TIMES = 200
+TIMES = 50
 PATH = "/api/v1/tasks"
 DRAFT = Draft("a task", None, "pending", 3, None)
 
