@@ -2,7 +2,8 @@
 
 The text of each task in lower case, derived from title and description, beside the tasks and kept by triggers. First what
 keeps it, then that of the tasks that are there, in batches while the service goes on: whichever of a batch and a writer
-comes second leaves the writer's text. The way back loses nothing, since the tasks hold what the text is derived from.
+comes second leaves the writer's text. What was erased beside a batch goes at last, when every transaction that may have
+erased without seeing the batch's row is over; none is held up for it. The way back loses nothing, since the tasks hold what the text is derived from.
 """
 
 from alembic import op
@@ -77,6 +78,7 @@ do $$
 declare
     done bigint := -9223372036854775808;
     upto bigint;
+    mark xid8;
 begin
     loop
         select max(n.id) into upto
@@ -89,6 +91,12 @@ begin
         on conflict (user_id, task_id) do nothing;
         commit;
         done := upto;
+    end loop;
+    mark := pg_current_xact_id();
+    commit;
+    while pg_snapshot_xmin(pg_current_snapshot()) <= mark loop
+        perform pg_sleep(0.02);
+        commit;
     end loop;
     delete from task_texts w
     where not exists (select from tasks t where t.id = w.task_id and t.user_id = w.user_id);

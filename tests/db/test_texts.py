@@ -1,8 +1,12 @@
-"""The texts that search looks through: always those of the task, whoever writes it."""
+"""The texts that search looks through: always those of the task, whoever writes it, also while they are first filled in."""
 
+import asyncio
+import random
 import uuid
+from importlib import import_module
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.db.hands import add, connected, someone
@@ -81,6 +85,52 @@ select 'anna', 'Task ' || n, 'words ' || n from generate_series(1, 9000) n"""
 HASH = "select md5(string_agg(t::text, ',' order by t.id)) from tasks t"
 
 
+async def test_filled_in_while_tasks_are_written(migrated_database: str) -> None:
+    """Twelve writers on a schema without them, and the migration comes."""
+    await roundtrip(migrated_database, "to", "0004")
+    async with connected(migrated_database) as connection:
+        await connection.execute(TASKS)
+        stop, all_write = asyncio.Event(), asyncio.Barrier(13)
+        _, *written = await asyncio.gather(
+            up(migrated_database, stop, all_write),
+            *(write(migrated_database, seed, stop, all_write) for seed in range(12)),
+        )
+        assert min(written) > 0
+        assert await connection.fetchval("select count(*) from task_texts") > 0
+        assert await connection.fetchval(ALL_TRUE) is True
+
+
+async def test_filled_in_beside_one_that_is_being_erased(migrated_database: str) -> None:
+    """Its row was deleted before there was one, and it is still there for who looks while the eraser waits for a number."""
+    filled_in = import_module("migrations.versions.0005_search").BACKFILL
+    async with (
+        connected(migrated_database) as holder,
+        connected(migrated_database) as eraser,
+        connected(migrated_database) as filler,
+    ):
+        await holder.execute(TASKS)
+        await holder.execute("delete from task_texts")
+        async with holder.transaction():
+            await holder.execute("update user_state set is_active = is_active")
+            erasing = asyncio.create_task(eraser.execute("delete from tasks where title = 'Task 9000'"))
+            await waits(holder, eraser)
+            filling = asyncio.create_task(filler.execute(filled_in))
+            while await holder.fetchval("select count(*) from task_texts") < 9_000:
+                await asyncio.sleep(0.01)
+            await asyncio.wait([filling], timeout=0.2)
+        await asyncio.gather(erasing, filling)
+        assert await holder.fetchval("select count(*) from task_texts") == 8_999
+        assert await holder.fetchval(ALL_TRUE) is True
+
+
+async def waits(holder: asyncpg.Connection, other: asyncpg.Connection) -> None:
+    """Until the other waits for a lock of the holder's."""
+    while holder.get_server_pid() not in await holder.fetchval(
+        "select pg_blocking_pids($1)", other.get_server_pid()
+    ):
+        await asyncio.sleep(0.01)
+
+
 async def test_filled_in_and_undone_without_a_change_of_any_task(migrated_database: str) -> None:
     await roundtrip(migrated_database, "to", "0004")
     async with connected(migrated_database) as connection:
@@ -92,3 +142,37 @@ async def test_filled_in_and_undone_without_a_change_of_any_task(migrated_databa
             assert await connection.fetchval(HASH) == before
             await roundtrip(migrated_database, "to", "0004")
             assert await connection.fetchval(HASH) == before
+
+
+async def up(url: str, stop: asyncio.Event, all_write: asyncio.Barrier) -> int:
+    await all_write.wait()
+    try:
+        await roundtrip(url, "up")
+    finally:
+        stop.set()
+    return 0
+
+
+async def write(url: str, seed: int, stop: asyncio.Event, all_write: asyncio.Barrier) -> int:
+    """Insert, change, and erase tasks until told to stop; how many statements that were."""
+    chance, done = random.Random(seed), 0
+    async with connected(url) as connection:
+        while not stop.is_set():
+            id = chance.randint(1, 9000)
+            match chance.randrange(4):
+                case 0:
+                    sql = "insert into tasks (user_id, title) values ('anna', 'New ' || $1::bigint)"
+                case 1:
+                    sql = "update tasks set title = 'Changed ' || id where id = $1"
+                case 2:
+                    sql = "delete from tasks where id = $1"
+                case _:
+                    sql = "update tasks set status = 'in_progress' where id = $1"
+            try:
+                await connection.execute(sql, id)
+                done += 1
+            except asyncpg.DeadlockDetectedError:
+                continue
+            if done == 1:
+                await all_write.wait()
+    return done
