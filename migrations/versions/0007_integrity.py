@@ -196,7 +196,7 @@ begin
     update user_state us
     set revision = us.revision + 1, purged_revision = us.revision + 1;
     if tg_table_name = 'tasks' then
-        truncate task_texts;
+        delete from task_texts;
     end if;
     return null;
 end

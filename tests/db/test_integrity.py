@@ -367,10 +367,11 @@ async def test_truncate_sends_every_sync_back_to_its_start(migrated_database: st
         assert await revision(connection, users[0]) == 13
 
 
-async def test_truncate_of_all_users_leaves_nothing(migrated_database: str) -> None:
+@pytest.mark.parametrize("tables", ["users cascade", "tasks, task_texts, users cascade"])
+async def test_truncate_of_all_users_leaves_nothing(migrated_database: str, tables: str) -> None:
     async with connected(migrated_database) as connection:
         await connection.execute(FILL.format(user=await someone(connection)))
-        await connection.execute("truncate users cascade")
+        await connection.execute(f"truncate {tables}")
         left = [await connection.fetchval(f"select count(*) from {table}") for table in OWNING]
         assert left == [0] * len(OWNING)
 
