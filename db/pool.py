@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import asyncpg
 
+from db.connections import Connections
 from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
@@ -77,35 +78,22 @@ class Database:
         self._init = init
         self._settling: set[asyncio.Task[None]] = set()
         self._together: dict[str, Together] = {}
-        self._pool: asyncpg.Pool[Any]
+        self._connections: Connections
 
     async def open(self) -> None:
         """Get ready, on the loop that will serve; no connection is made."""
-        self._pool = await asyncpg.create_pool(
-            **self.args.kwargs(),
-            min_size=0,
-            max_size=self.options.size,
-            max_inactive_connection_lifetime=self.options.idle,
-            max_queries=1_000_000,
-            statement_cache_size=PREPARED,
-            max_cached_statement_lifetime=0,  # by default each is prepared anew every five minutes
-            timeout=self.options.wait,
-            command_timeout=self.options.statement,
-            reset=_keep,
-            init=self._init,
-            server_settings={"application_name": "roundtrip"},
-        )
+        self._connections = Connections(self._connect, self.options.idle)
 
     async def close(self) -> None:
         """Wait for statements under way, within their deadline, then close every connection."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.options.statement):
-                await self._pool.close()  # ends every connection at once where this is cut short
+                await self._connections.close()  # ends every connection at once where this is cut short
 
     @property
     def connections(self) -> int:
         """Connections open now, busy or idle."""
-        return self._pool.get_size()
+        return len(self._connections)
 
     async def one(self, statement: Statement, *args: object) -> asyncpg.Record | None:
         """Run a statement that gives one row or none.
@@ -160,7 +148,7 @@ class Database:
         except _Again as again:
             raise Unavailable(str(again)) from again.__cause__
         finally:
-            await self._leave(connection, settled=settled, by="rollback")
+            self._leave(connection, settled=settled, by="rollback")
 
     async def _run(self, statement: Statement, send: Callable[[Any, float], Awaitable[T]]) -> T:
         """Send a statement; once more, within the same deadline, where that cannot do it twice.
@@ -193,11 +181,11 @@ class Database:
             # A value that cannot be sent is a DataError too, of asyncpg's own making.
             settled = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.DataError)
             if isinstance(error, LOST) and not isinstance(error, TimeoutError):
-                await self._drop_idle()
+                self._connections.drop_idle()
             _judge(statement.name, error, again=statement.kind != "write")
             raise
         finally:
-            await self._leave(connection, settled=settled)
+            self._leave(connection, settled=settled)
         took = perf_counter() - sent
         if self._observe:
             self._observe(statement, took)
@@ -213,11 +201,24 @@ class Database:
 
     async def _acquire(self, timeout: float) -> Any:
         try:
-            return await self._pool.acquire(timeout=max(timeout, 0.001))
+            return await self._connections.take(max(timeout, 0.001))
         except (*LOST, asyncpg.PostgresError, UnicodeError) as error:  # UnicodeError: of an impossible host
             raise _Again(f"no connection to {self.args.place}: {type(error).__name__} {error}") from error
 
-    async def _leave(self, connection: Any, *, settled: bool, by: str = "select") -> None:
+    async def _connect(self, timeout: float) -> Any:
+        connection = await asyncpg.connect(
+            **self.args.kwargs(),
+            statement_cache_size=PREPARED,
+            max_cached_statement_lifetime=0,  # by default each is prepared anew every five minutes
+            timeout=timeout,
+            command_timeout=self.options.statement,
+            server_settings={"application_name": "roundtrip"},
+        )
+        if self._init is not None:
+            await self._init(connection)
+        return connection
+
+    def _leave(self, connection: Any, *, settled: bool, by: str = "select") -> None:
         """Give the connection and the place back, off the caller's path where the network must first be waited for.
 
         `by`: what then brings the connection into order.
@@ -225,19 +226,15 @@ class Database:
         if connection is None:
             self.limiter.leave()
         elif settled:
-            await self._release(connection)
+            self._release(connection)
         else:
             task = asyncio.create_task(self._settle(connection, by))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
-    async def _release(self, connection: Any) -> None:
-        try:
-            await self._pool.release(connection, timeout=SETTLE_WITHIN)
-        except LOST as error:  # of no concern to a caller who has an answer
-            log.warning("a connection was lost on its way back: %s", type(error).__name__)
-        finally:
-            self.limiter.leave()
+    def _release(self, connection: Any) -> None:
+        self._connections.give(connection)
+        self.limiter.leave()
 
     async def _settle(self, connection: Any, by: str) -> None:
         """Bring a connection into order whose statement was given up or never sent, or drop it.
@@ -245,18 +242,17 @@ class Database:
         A query does so: it waits for the cancellation, it ends the transaction that asyncpg leaves open between
         preparing and sending, and it shows whether the server is still there.
         """
+        settled = False
         try:
             await connection.execute(by, timeout=SETTLE_WITHIN)
+            settled = True
         except (*LOST, asyncpg.PostgresError) as error:
             log.warning("a connection was lost over a statement given up: %s", type(error).__name__)
-            await self._drop_idle()
+            self._connections.drop_idle()
         finally:
-            await self._release(connection)
-
-    async def _drop_idle(self) -> None:
-        """Drop the connections that nobody uses: one that was lost mostly means that all are."""
-        while self._pool.get_idle_size() and not self._pool.is_closing():
-            (await self._pool.acquire()).terminate()
+            if not settled:
+                connection.terminate()
+            self._release(connection)
 
 
 class _Again(Exception):
@@ -299,7 +295,3 @@ async def _part(name: str, doing: Callable[[], Awaitable[T]]) -> T:
         except _Again as again:
             raise Unavailable(str(again)) from error
         raise
-
-
-async def _keep(_: object) -> None:
-    """Instead of asyncpg's reset, a round trip at every checkout: no statement leaves session state."""
