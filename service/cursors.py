@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
@@ -54,9 +55,16 @@ def read(cursor: str, walk: str) -> tuple[str, int]:
 
 def link(request: Call, cursor: str) -> str:
     """The Link header (RFC 8288) to the next page of the same query."""
-    pairs = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
+    kept = _kept(request.scope["query_string"])
+    return f'<{request.scope["path"]}?{kept}cursor={cursor}>; rel="next"'
+
+
+@lru_cache(1000)
+def _kept(query: bytes) -> str:
+    """What the next page's query begins with."""
+    pairs = parse_qsl(query.decode(), keep_blank_values=True)
     kept = [(name, value) for name, value in pairs if name not in ("cursor", "offset", "since")]
-    return f'<{request.scope["path"]}?{urlencode([*kept, ("cursor", cursor)])}>; rel="next"'
+    return urlencode(kept) + "&" if kept else ""
 
 
 def tag(request: Call, revision: int, until: int | None = None) -> str:

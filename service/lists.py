@@ -4,6 +4,7 @@ import re
 import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Literal, TypeAlias, cast
 
 import msgspec
@@ -26,8 +27,8 @@ Order: TypeAlias = Literal[
 _WORD = re.compile(r"[^\W_]")
 
 
-class TaskPage(cursors.Page):
-    """Which tasks, in which order, and which page of them."""
+class TaskPage(cursors.Page, dict=True):
+    """Which tasks, in which order, and which page of them. The lean path keeps it for the next request that asks the same."""
 
     status: Annotated[tuple[Status, ...], Meta(description="One of these, repeatable")] = ()
     priority: Annotated[tuple[Priority, ...], Meta(description="One of these, repeatable")] = ()
@@ -68,6 +69,7 @@ class TaskPage(cursors.Page):
             if (time := getattr(self, name)) is not UNSET and not storable(time):
                 yield Fault("must lie in the years 1 to 9999, in UTC", parameter=name)
 
+    @cached_property
     def shape(self) -> tasks.Shape:
         """The member of the family of lists that answers it."""
         return tasks.Shape(
@@ -81,8 +83,9 @@ class TaskPage(cursors.Page):
     def _rows(self) -> Literal["plain", "filtered", "searched"]:
         if self.q is not UNSET:
             return "searched"
-        return "plain" if self.filters() == tasks.Filters() else "filtered"
+        return "plain" if self.filters == tasks.Filters() else "filtered"
 
+    @cached_property
     def filters(self) -> tasks.Filters:
         """The filters, each with a value."""
         statuses = {status.lower() for status in self.status} or {*STATUSES}
@@ -102,17 +105,19 @@ class TaskPage(cursors.Page):
             overdue="any" if self.overdue is UNSET else "yes" if self.overdue else "no",
         )
 
+    @cached_property
     def walk(self) -> str:
         """What a cursor of this list belongs to: its filters and its sort."""
-        return repr((self.deleted, self.sort, self.q, self.filters()))
+        return repr((self.deleted, self.sort, self.q, self.filters))
 
+    @cached_property
     def window(self) -> tasks.Window:
         """Which rows; one more than the page has, to see whether there is a next."""
-        shape = self.shape()
+        shape = self.shape
         beyond = (
             tasks.edge(shape.sort, shape.way)
             if self.cursor is UNSET
-            else cursors.read(self.cursor, self.walk())
+            else cursors.read(self.cursor, self.walk)
         )
         return tasks.Window(0 if self.offset is UNSET else self.offset, self.limit + 1, *beyond)
 

@@ -65,11 +65,11 @@ async def list_tasks(request: Call) -> Response[TaskList]:
     found = signed_in(
         await tasks.list(
             request.db,
-            page.shape(),
+            page.shape,
             request.caller,
             _known(request),
-            page.window(),
-            page.filters(),
+            page.window,
+            page.filters,
             page.q or "",
         )
     )
@@ -79,7 +79,7 @@ async def list_tasks(request: Call) -> Response[TaskList]:
     cursor = None
     headers = {}
     if len(found.tasks) > page.limit:
-        cursor = cursors.write(page.walk(), found.positions[page.limit - 1], items[-1].id)
+        cursor = cursors.write(page.walk, found.positions[page.limit - 1], items[-1].id)
         headers["Link"] = cursors.link(request, cursor)
     total = UNSET if found.total is None else found.total
     tag = cursors.tag(request, found.revision, found.until)

@@ -225,3 +225,8 @@ async def user(client: httpx.AsyncClient) -> Account:
 async def other(client: httpx.AsyncClient) -> Account:
     """Somebody else who is new."""
     return await sign_up(client)
+
+
+async def turn(_: object) -> None:
+    """A turn of the event loop: asyncpg tells its query loggers of a statement in the next one."""
+    await asyncio.sleep(0)

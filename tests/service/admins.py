@@ -12,7 +12,7 @@ from db.url import parse
 from service.app import create_app
 from service.edge import Edge
 from service.settings import Settings
-from tests.conftest import Account, sign_up, started
+from tests.conftest import Account, sign_up, started, turn
 from tests.service.accounts import promote
 
 PATH = "/api/v1/admin/users"
@@ -56,7 +56,9 @@ async def alone_with(settings: Settings, url: str) -> AsyncIterator[Alone]:
     connection = await asyncpg.connect(**parse(url).kwargs())
     async with started(edge):
         transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", event_hooks={"response": [turn]}
+        ) as client:
             await client.get("/readyz")
             yield Alone(edge, client, connection, sent)
     await connection.close()

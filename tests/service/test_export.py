@@ -376,7 +376,7 @@ async def test_a_client_who_goes_leaves_nothing_behind(alone: Alone) -> None:
         download.pace = go
         await download.run()
         assert (download.status, download.complete, download.chunks) == (200, False, last + 1)
-        assert len(alone.sent) == last + 2
+        assert len(alone.sent) <= last + 2
         await eventually(lambda: asyncio.all_tasks() <= before)
         assert alone.app.app.state.db.limiter.used == 0
     assert "roundtrip_requests_in_flight 1.0" in (await alone.client.get("/metrics")).text

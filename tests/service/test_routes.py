@@ -15,7 +15,7 @@ from service.edge import Edge
 from service.gate import PUBLIC
 from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES, Route
 from service.settings import Settings
-from tests.conftest import Account, sign_up, started
+from tests.conftest import Account, sign_up, started, turn
 from tests.service.accounts import promote
 
 PRIVATE = [route for route in ROUTES if BASE + route.path not in PUBLIC]
@@ -202,7 +202,9 @@ async def counted(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, 
     edge = create_app(settings, init=log)
     async with started(edge):
         transport = httpx.ASGITransport(edge)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", event_hooks={"response": [turn]}
+        ) as client:
             await client.get("/readyz")
             yield client, sent
 
