@@ -126,7 +126,7 @@ locked as materialized (
     for no key update of us skip locked
 ),
 drawn as materialized (
-    select a.ord, nextval(pg_get_serial_sequence('tasks', 'id')) as id,
+    select a.ord, nextval((select pg_get_serial_sequence('tasks', 'id')::regclass)) as id,
         a.user_id, a.title, a.description, a.status, a.priority, a.due_date,
         l.revision + row_number() over (partition by a.user_id order by a.ord) as revision
     from asked a
