@@ -61,6 +61,7 @@ class Point(Struct, frozen=True):
 
     x: float
     run: Run
+    memory_kb: float | None = None  # of the service, for each idle connection it holds
 
 
 class Curve(Struct, frozen=True):
@@ -71,6 +72,7 @@ class Curve(Struct, frozen=True):
     points: list[Point]
     cpu_slope: float
     p50_slope: float
+    absent: str | None = None  # why there are no points
 
 
 class Peer(Struct, frozen=True):
@@ -97,3 +99,4 @@ class Report(Struct, frozen=True):
     runs: list[Run] = field(default_factory=list)  # scenarios by themselves, and the mix
     curves: list[Curve] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # part of the suite: why it was not run
