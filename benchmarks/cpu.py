@@ -1,0 +1,34 @@
+"""CPU seconds of other processes, to the nanosecond (Linux)."""
+
+import os
+import time
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def of_tree(pid: int) -> float:
+    """Seconds so far of a process, of its children and theirs, and of those that it has outlived."""
+    return sum((_own(pid), _outlived(pid), *(of_tree(child) for child in _children(pid))))
+
+
+def _own(pid: int) -> float:
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid makes it
+    except OSError:
+        return 0.0
+
+
+def _outlived(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[13]) + int(fields[14])) / TICK
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
