@@ -176,7 +176,9 @@ async def _follow(
 def _between(
     before: tuple[float | None, float | None], after: tuple[float | None, float | None]
 ) -> tuple[float | None, float | None]:
-    service, postgres = (None if b is None or a is None else a - b for b, a in zip(before, after, strict=True))
+    service, postgres = (
+        None if b is None or a is None else a - b for b, a in zip(before, after, strict=True)
+    )
     return service, postgres
 
 

@@ -23,7 +23,6 @@ from db.caller import Caller
 FOLDER = Path(".roundtrip/bench")
 READY_WITHIN = 60.0
 ENDS_WITHIN = 30.0
-REFRESHING = 200  # users who refresh their tokens
 # As in production but for the limits that a load test would meet; a line of log for every request would be a measurement
 # of the log.
 SETTINGS = {"ENVIRONMENT": "production", "RATE_LIMITS": "off", "LOG_LEVEL": "warning"}
@@ -57,7 +56,7 @@ class Stack(Instance):
     sizes: Sizes = Sizes(0, 0, 0, 0)
     tokens: dict[str, str] = field(default_factory=dict)  # access tokens by user
     callers: dict[str, Caller] = field(default_factory=dict)  # the same for functions of `db`
-    users: list[str] = field(default_factory=list)  # by rank, those with the most tasks first
+    users: list[str] = field(default_factory=list)  # those with the most tasks first
     large: list[str] = field(default_factory=list)
     task_ids: list[tuple[str, int]] = field(default_factory=list)  # live ones that nobody deletes
     spare: deque[tuple[str, int]] = field(default_factory=deque)  # others: take from the left what you delete

@@ -26,7 +26,14 @@ def sign_in(secret: str, user_id: str) -> SignedIn:
     """Tokens of a new session, the access token for a day."""
     sid = uuid.uuid4()
     now = int(time.time())
-    claims = {"iss": "roundtrip", "aud": "roundtrip-api", "sub": user_id, "sid": str(sid), "iat": now, "exp": now + DAY}
+    claims = {
+        "iss": "roundtrip",
+        "aud": "roundtrip-api",
+        "sub": user_id,
+        "sid": str(sid),
+        "iat": now,
+        "exp": now + DAY,
+    }
     access = jwt.encode(claims, _derived(secret, b"access"), algorithm="HS256")
     opening = sid.bytes + secrets.token_bytes(32)
     mac = hmac.digest(_derived(secret, b"refresh"), opening, "sha256")[:16]
