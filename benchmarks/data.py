@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 HOUR = 3600.0
 ASKED, SPARE = 0, 1  # remainders of ids: of tasks that stay, and of tasks that may be deleted
 SAMPLE = 50_000
+FILE_COPY = 150_000  # the first version of PostgreSQL that can choose it
 
 
 class Sizes(NamedTuple):
@@ -106,13 +107,17 @@ async def _tidy(db: Database) -> None:
         kind, _, rest = name.partition("_")
         owner = rest.partition("_")[0]
         stale = kind == "seeded" and owner != system.SCHEMA
-        if stale or (kind in ("run", "making") and not Path(f"/proc/{owner}").exists()):
+        if stale or (kind in ("run", "making") and not _runs(owner)):
             await run(db, f'drop database if exists "{name}" with (force)')
+
+
+def _runs(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 async def _copy(db: Database, template: str, name: str) -> None:
     (row,) = await run(db, "select current_setting('server_version_num')::int")
-    how = " strategy file_copy" if row[0] >= 150_000 else ""
+    how = " strategy file_copy" if row[0] >= FILE_COPY else ""
     await run(db, f'create database "{name}" template "{template}"{how}')
 
 

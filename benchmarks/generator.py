@@ -313,19 +313,19 @@ class Load:
         until = min(self._until, self._ended) if self._used_up else self._until
         elapsed = max(until, self._last) - self._from
         cpu = self._cpu_after - self._cpu_before
-        latency = _latency(self._took)
-        lag = _latency(self._lags).p99_ms
+        took = latency(self._took)
+        lag = latency(self._lags).p99_ms
         busy = cpu / (self._ended - self._marked)
         return Outcome(
             elapsed_s=max(elapsed, 0.001),
             answers=self._answers,
             errors=dict(sorted(self._errors.items())),
-            latency=latency,
+            latency=took,
             generator=Generator(
                 cpu_us=cpu * 1e6 / max(self._answers, 1),
                 busy=busy,
                 lag_p99_ms=lag,
-                bottleneck=busy > BUSY or lag > max(SCHEDULER, latency.p99_ms / 2),
+                bottleneck=busy > BUSY or lag > max(SCHEDULER, took.p99_ms / 2),
             ),
             slowest_connection=fairness([connection.answers for connection in self._connections]),
             chains=self._chains,
@@ -373,7 +373,8 @@ def fairness(answers: list[int]) -> float:
     return min(answers) / (statistics.median(answers) or 1) if any(answers) else 1.0
 
 
-def _latency(seconds: "array[float]") -> Latency:
+def latency(seconds: "array[float]") -> Latency:
+    """Percentiles of what requests took."""
     histogram = HdrHistogram(1, LONGEST, 3)
     for us, count in Counter(int(one * 1e6) or 1 for one in seconds).items():
         histogram.record_value(us, count)

@@ -99,7 +99,7 @@ def toggle(stack: Stack, n: int = MANY, *, users: Sequence[str] | None = None) -
 def delete(stack: Stack, n: int = MANY, *, users: Sequence[str] | None = None) -> list[Shot]:
     """Into the trash, each task once; fewer shots where there are not so many to spare."""
     return [
-        Shot(request(stack, "DELETE", f"{TASKS}/{id}", user), 204) for user, id in _spared(stack, n, users)
+        Shot(request(stack, "DELETE", f"{TASKS}/{id}", user), 204) for user, id in spared(stack, n, users)
     ]
 
 
@@ -145,7 +145,7 @@ class _Mix:
         self.weights = [*accumulate(1 / rank**ZIPF for rank in range(1, len(self.ranked) + 1))]
         self.renewals = cycle(refresh(stack))
         self.updated = [self._task() for _ in range(max(1, self.kinds.count("update") // 2))]
-        self.binned = _spared(stack, max(1, self.kinds.count("bin") // 2), None)
+        self.binned = spared(stack, max(1, self.kinds.count("bin") // 2), None)
         self.count: Counter[str] = Counter()
 
     def shots(self) -> Iterator[Shot]:
@@ -206,7 +206,7 @@ def _users(stack: Stack, n: int, users: Sequence[str] | None) -> Iterator[str]:
     return islice(cycle(stack.users if users is None else users), n)
 
 
-def _spared(stack: Stack, n: int, users: Sequence[str] | None) -> list[tuple[str, int]]:
+def spared(stack: Stack, n: int, users: Sequence[str] | None) -> list[tuple[str, int]]:
     """Take so many tasks, or as many as there are, off those that may be deleted."""
     wanted = None if users is None else set(users)
     taken = [*islice((task for task in stack.spare if wanted is None or task[0] in wanted), n)]

@@ -1,3 +1,4 @@
+# ruff: noqa: S603 - the command below is our own
 """What is measured: PostgreSQL, data and service, all of it ours, or a deployment by its URL."""
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import cpu, data, tokens
 from benchmarks.data import Progress, Sizes
-from benchmarks.load import Shot
+from benchmarks.load import LoadError, Shot
 from db import embedded, seed, supervisor
 from db.caller import Caller
 
@@ -53,7 +54,7 @@ class Stack(Instance):
     database_url: str | None = None
     secret: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
-    sizes: Sizes = Sizes(0, 0, 0, 0)
+    sizes: Sizes = field(default_factory=lambda: Sizes(0, 0, 0, 0))
     tokens: dict[str, str] = field(default_factory=dict)  # access tokens by user
     callers: dict[str, Caller] = field(default_factory=dict)  # the same for functions of `db`
     users: list[str] = field(default_factory=list)  # those with the most tasks first
@@ -62,6 +63,9 @@ class Stack(Instance):
     spare: deque[tuple[str, int]] = field(default_factory=deque)  # others: take from the left what you delete
     refresh_tokens: dict[str, str] = field(default_factory=dict)
     refreshes: dict[str, Shot] = field(default_factory=dict)  # by user, shared by all plans
+
+    async def renew(self) -> None:
+        """Have access tokens that are good for a while; ours are, for a day."""
 
 
 @asynccontextmanager
@@ -111,7 +115,6 @@ async def serve(
     """`roundtrip serve` as a process of its own; `settings` on top of `SETTINGS`."""
     _allow_connections()
     port = port or free_port()
-    FOLDER.mkdir(parents=True, exist_ok=True)
     log = FOLDER / f"service-{port}.log"
     process = _start(database_url, port, processes, settings, log)
     try:
@@ -146,6 +149,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     # Of the environment only what a process needs: no setting of somebody's service.
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    log.parent.mkdir(parents=True, exist_ok=True)
     own = {"DATABASE_URL": database_url, "PYTHONPATH": str(data.ROOT)}
     with log.open("wb") as sink:
         return subprocess.Popen(
@@ -163,8 +167,11 @@ async def _until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -
         if await _ready(port):
             return
         await asyncio.sleep(0.1)
-    lines = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-    raise RuntimeError(f"the service does not start:\n{lines}")
+    raise LoadError(f"the service does not start:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
 
 
 async def _ready(port: int) -> bool:

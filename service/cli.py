@@ -36,6 +36,22 @@ def settings() -> None:
         click.echo(f"{name:{width}}  {default or '-':12}  {meaning}")
 
 
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure the latency targets, ceilings, growth and peers."""
+    import importlib
+
+    try:
+        suite = importlib.import_module("benchmarks.cli")
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"the benchmarks are not here ({error}); in a clone of the project they are run by: "
+            "uv run --group bench roundtrip bench"
+        ) from error
+    suite.bench.main(args=arguments, prog_name="roundtrip bench")
+
+
 main.add_command(serve)
 main.add_command(migrate)
 main.add_command(health)
