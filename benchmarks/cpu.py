@@ -10,7 +10,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def of_tree(pid: int) -> float:
     """Seconds so far of a process, of its children and theirs, and of those that it has outlived."""
-    return sum((_own(pid), _outlived(pid), *(of_tree(child) for child in _children(pid))))
+    return sum((_own(pid), _outlived(pid), *(of_tree(child) for child in children(pid))))
 
 
 def _own(pid: int) -> float:
@@ -28,7 +28,7 @@ def _outlived(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) / TICK
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Those that any of its threads has started."""
     children = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
