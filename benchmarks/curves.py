@@ -15,12 +15,12 @@ CURSOR = "tasks before the page, by cursor"
 INSTANCES = "instances behind haproxy"
 
 
-def curve(name: str, x: str, points: list[Point]) -> Curve:
-    """A curve with its slopes."""
+def curve(name: str, x: str, points: list[Point], why: str | None = None) -> Curve:
+    """A curve with its slopes; `why` there is not all of it."""
     xs = [point.x for point in points]
     cpu = [cost(point.run) for point in points]
     p50 = [point.run.latency.p50_ms for point in points]
-    return Curve(name, x, points, slope(xs, cpu), slope(xs, p50))
+    return Curve(name, x, points, slope(xs, cpu), slope(xs, p50), absent=why)
 
 
 def absent(name: str, x: str, why: str) -> Curve:

@@ -9,7 +9,7 @@ from benchmarks.curves import CLOSED, IDLE, cost
 from benchmarks.pieces import drawable, facts, plots, table, text
 from benchmarks.ratios import TITLES, typical, wanted
 from benchmarks.results import Curve, Peer, Report, Run
-from benchmarks.summary import MANY, count, errors, load, ms, percent, title, title_of
+from benchmarks.summary import MANY, count, errors, load, missing, ms, slopes, title, title_of
 
 TOGETHER = 4  # lines of a plot of percentiles
 
@@ -131,7 +131,7 @@ def _together(number: int, curves: Sequence[Curve]) -> str:
     )
     if curves[0].x == IDLE:
         header = (*header, "kB each")
-    gone = "".join(text(f"{title_of(c)}: absent, {c.absent}") for c in curves if c.absent)
+    gone = "".join(text(missing(c)) for c in curves if c.absent)
     return f"<h3>{escape(curves[0].x).capitalize()}</h3>{plots(drawn)}{table(header, rows)}{gone}"
 
 
@@ -146,7 +146,7 @@ def _point(curve: Curve, n: int, *, idle: bool) -> tuple[str, ...]:
         ms(run.latency.p99_ms),
         count(run.per_second),
         errors(run) or "0",
-        *((percent(curve.cpu_slope), percent(curve.p50_slope)) if n == 0 else ("", "")),
+        *(slopes(curve) if n == 0 else ("", "")),
     )
     return (*cells, "-" if point.memory_kb is None else f"{point.memory_kb:.1f}") if idle else cells
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.ratios import TITLES, US, speed, wanted, written
 from benchmarks.results import Peer, Report
-from benchmarks.summary import count, margin, ms, percent, title_of
+from benchmarks.summary import count, margin, ms, slopes, title_of
 
 BEGIN = (
     "<!-- figures: {name} (written by: python -m benchmarks.report readme benchmarks/report/report.json) -->"
@@ -68,19 +68,18 @@ def targets(report: Report) -> str:
     return "\n".join(lines)
 
 
-def slopes(report: Report) -> str:
+def growing(report: Report) -> str:
     """What a request costs more for each tenfold of what grows."""
     if not report.curves:
         return "Not measured yet."
     lines = [
-        "| growing | request | from .. to | CPU, each tenfold | p50, each tenfold |",
+        "| what grows | request | from .. to | CPU, each tenfold | p50, each tenfold |",
         "|---|---|---|---|---|",
     ]
     for curve in report.curves:
         if curve.points:
             span = f"{count(curve.points[0].x)} .. {count(curve.points[-1].x)}"
-            slopes = f"{percent(curve.cpu_slope)} | {percent(curve.p50_slope)}"
-            lines.append(f"| {curve.x} | {title_of(curve)} | {span} | {slopes} |")
+            lines.append(f"| {curve.x} | {title_of(curve)} | {span} | {' | '.join(slopes(curve))} |")
     return "\n".join([*lines, "", _made(report)])
 
 
@@ -108,4 +107,4 @@ def _made(report: Report) -> str:
     return f"{report.started:%Y-%m-%d}, {machine}, {report.machine.get('cores', '?')} cores.{quick}"
 
 
-BLOCKS: dict[str, Callable[[Report], str]] = {"peers": peers, "targets": targets, "slopes": slopes}
+BLOCKS: dict[str, Callable[[Report], str]] = {"peers": peers, "targets": targets, "growth": growing}

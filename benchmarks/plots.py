@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.curves import cost
 from benchmarks.ratios import US
 from benchmarks.results import Curve, Peer, Run
-from benchmarks.summary import load, title, title_of
+from benchmarks.summary import load, slopes, title, title_of
 
 COLOURS = 6
 # Stand-ins that no plot draws by itself, and what the page reads instead.
@@ -80,25 +80,20 @@ def growth(name: str, curves: Sequence[Curve], *, of: str) -> str:
     """CPU or latency (`of` is `cpu` or `p50`) of one or more curves that share their x."""
 
     def draw(axes: Any) -> None:
-        top, low = 0.0, float("inf")
+        drawn: list[float] = []
         for n, curve in enumerate(curves):
-            xs = [max(point.x, 1) for point in curve.points]
             ys = [cost(p.run) if of == "cpu" else p.run.latency.p50_ms for p in curve.points]
-            known = [(x, y) for x, y in zip(xs, ys, strict=True) if y]
-            slope = curve.cpu_slope if of == "cpu" else curve.p50_slope
-            _line(
-                axes,
-                n,
-                [x for x, _ in known],
-                [y for _, y in known],
-                f"{title_of(curve)}, {slope:+.1f} % each tenfold",
-            )
-            top, low = max([top, *(y for _, y in known)]), min([low, *(y for _, y in known)])
+            known = [(max(p.x, 1), y) for p, y in zip(curve.points, ys, strict=True) if y]
+            slope = slopes(curve)[0 if of == "cpu" else 1]
+            label = f"{title_of(curve)}, {slope} each tenfold" if slope else title_of(curve)
+            _line(axes, n, [x for x, _ in known], [y for _, y in known], label)
+            drawn += [y for _, y in known]
+        top, low = max(drawn, default=1), min(drawn, default=1)
         _logarithmic(axes.xaxis)
         if top > SPREAD * low:
             _logarithmic(axes.yaxis)
         else:
-            axes.set_ylim(0, top * 1.15 or 1)
+            axes.set_ylim(0, top * 1.15)
             axes.yaxis.set_major_formatter(_short)
         axes.set_xlabel(curves[0].x)
         axes.set_ylabel("CPU, µs a request" if of == "cpu" else "p50, ms")

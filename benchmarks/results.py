@@ -72,7 +72,7 @@ class Curve(Struct, frozen=True):
     points: list[Point]
     cpu_slope: float
     p50_slope: float
-    absent: str | None = None  # why there are no points
+    absent: str | None = None  # why there are no points, or not all
 
 
 class Peer(Struct, frozen=True):

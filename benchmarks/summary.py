@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from benchmarks.curves import ROWS
+from benchmarks.curves import CLOSED, ROWS
 from benchmarks.ratios import TITLES, Ratio, ratios, written
 from benchmarks.results import Curve, Report, Run, Verdict
 
@@ -70,7 +70,8 @@ def margin(verdict: Verdict) -> float:
 
 
 def missed(verdict: Verdict) -> str:
-    return f"{verdict.target} ({ms(verdict.p99_ms)} of {verdict.limit_ms:g} ms)"
+    where = " in the database" if verdict.where == "database" else ""
+    return f"{verdict.target}{where} ({ms(verdict.p99_ms)} of {verdict.limit_ms:g} ms)"
 
 
 def shortfall(ratio: Ratio) -> str:
@@ -151,6 +152,16 @@ def _not_run(report: Report, part: str) -> str:
 
 def title_of(curve: Curve) -> str:
     return TITLES.get(curve.name, curve.name)
+
+
+def slopes(curve: Curve) -> tuple[str, str]:
+    """Of CPU and of p50; not of the wait that more connections in closed loop are for each other."""
+    return percent(curve.cpu_slope), "" if curve.x == CLOSED else percent(curve.p50_slope)
+
+
+def missing(curve: Curve) -> str:
+    """What is missing of a curve, and why."""
+    return f"{title_of(curve)}, {curve.x}: {'not all of it' if curve.points else 'absent'}, {curve.absent}"
 
 
 def ms(value: float) -> str:

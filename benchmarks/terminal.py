@@ -11,9 +11,10 @@ from benchmarks.summary import (
     count,
     load,
     margin,
+    missing,
     ms,
-    percent,
     shortfall,
+    slopes,
     summary,
     title,
     title_of,
@@ -150,15 +151,13 @@ def _curves(report: Report) -> str:
             (
                 f"  {title_of(curve)}",
                 " .. ".join("-" if value is None else count(value) for value in us),
-                percent(curve.cpu_slope),
+                slopes(curve)[0],
                 f"{ms(first.run.latency.p50_ms)} .. {ms(last.run.latency.p50_ms)}",
-                percent(curve.p50_slope),
+                slopes(curve)[1],
             )
         )
     header = ("Growth (slopes: for each tenfold)", "CPU us", "slope", "p50 ms", "slope")
-    gone = [
-        f"{title_of(curve)}, {curve.x}: absent, {curve.absent}" for curve in report.curves if curve.absent
-    ]
+    gone = [missing(curve) for curve in report.curves if curve.absent]
     return "\n".join([*([aligned(header, rows)] if rows else []), *_wrapped(gone)])
 
 
