@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmarks.curves import CLOSED, IDLE, cost
 from benchmarks.pieces import drawable, facts, plots, table, text
-from benchmarks.ratios import TITLES, typical, wanted
+from benchmarks.ratios import TITLES, named, typical, wanted
 from benchmarks.results import Curve, Peer, Report, Run
 from benchmarks.summary import MANY, count, errors, load, missing, ms, slopes, title, title_of
 
@@ -170,9 +170,9 @@ def peers(report: Report) -> str:
         tables += (
             f"<h3>{TITLES[scenario].capitalize()}</h3>{_rounds(runs, scenario, connections)}" if runs else ""
         )
-    gone = "".join(text(f"{peer.name} is absent: {peer.absent}") for peer in report.peers if peer.absent)
+    gone = "".join(text(f"{named(peer)} is absent: {peer.absent}") for peer in report.peers if peer.absent)
     kept = {
-        peer.name: ", ".join(f"{what} {version}" for what, version in peer.versions.items())
+        named(peer): ", ".join(f"{what} {version}" for what, version in peer.versions.items())
         for peer in report.peers
     }
     said = f"{connections} connections in closed loop, taking turns; each figure is that of the round in the middle."

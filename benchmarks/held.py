@@ -3,15 +3,17 @@
 import asyncio
 import re
 import resource
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from benchmarks import cpu
 from benchmarks.load import LoadError, Service
 
-STEP = 200  # connections that are made at a time
+STEP = 250  # connections that are made at a time
 SPARE = 300  # descriptors for everything else
+WITHIN = 10.0
 SETTLES = 0.5  # seconds
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: %b\r\n\r\n"
 
@@ -23,21 +25,16 @@ def most() -> int:
 
 
 @asynccontextmanager
-async def held(service: Service, count: int) -> AsyncIterator[None]:
-    """So many connections, each of which had an answer and may have another. Raises `LoadError` where they are not kept."""
-    writers: list[asyncio.StreamWriter] = []
-    readers: list[asyncio.StreamReader] = []
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(_close, writers)
-        for at in range(0, count, STEP):
-            made = await asyncio.gather(*(_opened(service) for _ in range(min(STEP, count - at))))
-            readers += [reader for reader, _ in made]
-            writers += [writer for _, writer in made]
+async def held(service: Service, count: int) -> AsyncIterator[Callable[[], int]]:
+    """So many connections, each of which had an answer and may have another; tells how many the service has closed since."""
+    sockets: list[socket.socket] = []
+    try:
+        await asyncio.to_thread(_open, service, count, sockets)
         await asyncio.sleep(SETTLES)
-        yield
-        gone = sum(reader.at_eof() for reader in readers)
-        if gone:
-            raise LoadError(f"{gone} of {count} idle connections were closed by the service")
+        yield lambda: sum(map(_closed, sockets))
+    finally:
+        for each in sockets:
+            each.close()
 
 
 def memory_kb(pid: int) -> float | None:
@@ -50,19 +47,21 @@ def memory_kb(pid: int) -> float | None:
     return int(found[1]) + sum(other or 0 for other in others) if found else None
 
 
-async def _opened(service: Service) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _open(service: Service, count: int, sockets: list[socket.socket]) -> None:
     try:
-        reader, writer = await asyncio.open_connection(service.host, service.port, limit=4096)
-        writer.write(HEALTH % service.host.encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        await reader.readexactly(int(length[1]) if length else 0)
-    except (OSError, asyncio.IncompleteReadError) as error:
+        for at in range(0, count, STEP):
+            for _ in range(min(STEP, count - at)):
+                sockets.append(socket.create_connection((service.host, service.port), WITHIN))
+                sockets[-1].sendall(HEALTH % service.host.encode())
+            for each in sockets[at:]:
+                if not each.recv(4096).startswith(b"HTTP/1.1 200 "):  # small enough to come at once
+                    raise LoadError("an idle connection had no answer")
+                each.setblocking(False)
+    except OSError as error:
         raise LoadError(f"an idle connection could not be made: {error}") from None
-    return reader, writer
 
 
-async def _close(writers: list[asyncio.StreamWriter]) -> None:
-    for writer in writers:
-        writer.close()
-    await asyncio.sleep(0)
+def _closed(each: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        return not each.recv(1, socket.MSG_PEEK)
+    return False

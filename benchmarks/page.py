@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.pieces import Html, facts, mark, table, text
-from benchmarks.ratios import TITLES, Against, Ratio, ratios, wanted, written
+from benchmarks.ratios import TITLES, Against, Ratio, named, ratios, wanted, written
 from benchmarks.results import Report
 from benchmarks.summary import margin, ms, shortfall, summary, title_of, warnings
 
@@ -130,7 +130,7 @@ def _targets(report: Report) -> str:
 def _left_out(report: Report) -> str:
     gone = dict(report.left_out)
     gone |= {f"{title_of(c)}, {c.x}": c.absent for c in report.curves if c.absent}
-    gone |= {peer.name: peer.absent for peer in report.peers if peer.absent}
+    gone |= {named(peer): peer.absent for peer in report.peers if peer.absent}
     return facts("", gone).replace("<h3></h3>", "") if gone else text("Nothing.")
 
 

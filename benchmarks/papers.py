@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.ratios import TITLES, US, speed, wanted, written
+from benchmarks.ratios import TITLES, US, named, speed, wanted, written
 from benchmarks.results import Peer, Report
 from benchmarks.summary import count, margin, ms, slopes, title_of
 
@@ -48,9 +48,9 @@ def peers(report: Report) -> str:
         "|---" * 4 + "|",
     ]
     present.sort(key=lambda peer: (peer.name != US, -(speed(peer.runs, "single", connections) or 0)))
-    us = present[0] if present[0].name == US else None
+    us = next((peer for peer in present if peer.name == US and peer.processes == 1), None)
     lines += [
-        f"| {_named(peer)} | {' | '.join(_cell(peer, s, us, connections) for s in TITLES)} |"
+        f"| {_bold(peer)} | {' | '.join(_cell(peer, s, us, connections) for s in TITLES)} |"
         for peer in present
     ]
     return "\n".join([*lines, "", _made(report)])
@@ -83,12 +83,8 @@ def growing(report: Report) -> str:
     return "\n".join([*lines, "", _made(report)])
 
 
-def _named(peer: Peer) -> str:
-    return (
-        f"**{peer.name}**"
-        if peer.name == US
-        else f"{peer.name}{f', {peer.processes} processes' if peer.processes > 1 else ''}"
-    )
+def _bold(peer: Peer) -> str:
+    return f"**{named(peer)}**" if peer.name == US else named(peer)
 
 
 def _cell(peer: Peer, scenario: str, us: Peer | None, connections: int) -> str:
@@ -96,7 +92,7 @@ def _cell(peer: Peer, scenario: str, us: Peer | None, connections: int) -> str:
     mine = speed(us.runs, scenario, connections) if us else None
     if not theirs:
         return ""
-    return count(theirs) if peer is us or not mine else f"{count(theirs)} (x {written(mine / theirs)})"
+    return count(theirs) if peer.name == US or not mine else f"{count(theirs)} (x {written(mine / theirs)})"
 
 
 def _made(report: Report) -> str:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.curves import cost
-from benchmarks.ratios import US
+from benchmarks.ratios import US, named
 from benchmarks.results import Curve, Peer, Run
 from benchmarks.summary import load, slopes, title, title_of
 
@@ -161,11 +161,6 @@ def _bars(
     axes.set_xlim(0, max([a + b for a, b in zip(first, second, strict=True)] or [1]) * 1.3 or 1)
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
     axes.xaxis.set_major_formatter(_short)
-
-
-def named(peer: Peer) -> str:
-    """A peer, with how many processes it has."""
-    return f"{peer.name} x {peer.processes}" if peer.processes > 1 else peer.name
 
 
 def _short(value: float, _: object = None) -> str:

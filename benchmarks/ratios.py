@@ -21,6 +21,7 @@ class Against(Struct, frozen=True):
     peer: str
     wanted: dict[str, float]
     processes: int = 1
+    ours: int = 1  # processes of Roundtrip
     note: str = ""
     tried: dict[str, str] = field(default_factory=dict)
 
@@ -88,23 +89,27 @@ def speed(runs: Iterable[Run], scenario: str, connections: int) -> float | None:
     return median(run.per_second for run in rounds) if rounds else None
 
 
-def ours(report: Report) -> Peer | None:
-    """Roundtrip as it took turns with its peers; where it ran in several ways, the first."""
-    return next((peer for peer in report.peers if peer.name == US), None)
+def named(peer: Peer) -> str:
+    """A peer, with how many processes it has."""
+    return f"{peer.name} x {peer.processes}" if peer.processes > 1 else peer.name
 
 
 def _ratio(report: Report, against: Against, scenario: str, least: float, connections: int) -> Ratio:
-    peer = next(
-        (p for p in report.peers if p.name == against.peer and p.processes == against.processes),
-        Peer(against.peer, {}, against.processes, absent=report.left_out.get("peers", "was not run")),
-    )
-    us = ours(report)
-    mine = speed(us.runs, scenario, connections) if us else None
+    peer = _peer(report, against.peer, against.processes)
+    us = _peer(report, US, against.ours)
+    mine = speed(us.runs, scenario, connections)
     theirs = speed(peer.runs, scenario, connections)
     if not mine or not theirs:
-        why = peer.absent or (us and us.absent) or f"no {TITLES.get(scenario, scenario)} was measured"
+        why = peer.absent or us.absent or f"no {TITLES.get(scenario, scenario)} was measured"
         return Ratio(against, scenario, least, None, why)
     return Ratio(against, scenario, least, mine / theirs)
+
+
+def _peer(report: Report, name: str, processes: int) -> Peer:
+    return next(
+        (peer for peer in report.peers if peer.name == name and peer.processes == processes),
+        Peer(name, {}, processes, absent=report.left_out.get("peers", "was not run")),
+    )
 
 
 def _rounds(runs: Iterable[Run], scenario: str, connections: int) -> list[Run]:

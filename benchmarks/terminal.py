@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from benchmarks.curves import cost
-from benchmarks.ratios import TITLES, ratios, typical, wanted, written
+from benchmarks.ratios import TITLES, named, ratios, typical, wanted, written
 from benchmarks.results import Report, Run
 from benchmarks.summary import (
     MARKS,
@@ -99,11 +99,10 @@ def _peers(report: Report) -> str:
     connections = wanted().connections
     rows: list[Row] = []
     for peer in report.peers:
-        name = f"{peer.name}{f' x {peer.processes}' if peer.processes > 1 else ''}"
         for scenario in TITLES:
             run = typical(peer.runs, scenario, connections)
             if run:
-                shown = _run(f"{title(run)}: {name}", run)
+                shown = _run(f"{title(run)}: {named(peer)}", run)
                 rows.append((shown[0], *shown[2:]))
     rows.sort(key=lambda row: list(TITLES.values()).index(row[0].partition(":")[0]))
     header = (
@@ -116,7 +115,7 @@ def _peers(report: Report) -> str:
         "PG us",
         "errors",
     )
-    gone = [f"{peer.name} is absent: {peer.absent}" for peer in report.peers if peer.absent]
+    gone = [f"{named(peer)} is absent: {peer.absent}" for peer in report.peers if peer.absent]
     return "\n".join([*([aligned(header, rows)] if rows else []), *_wrapped(gone)])
 
 
