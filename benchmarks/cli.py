@@ -3,11 +3,13 @@
 import asyncio
 import importlib.util
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -102,10 +104,20 @@ def bench(
             duration_s=duration or (suite.QUICK_S if quick else suite.FULL_S),
             command=shlex.join(["roundtrip", "bench", *sys.argv[2:]]),
         )
-        report = asyncio.run(suite.measure(asked, _progress()))
+        report = asyncio.run(_until_told(suite.measure(asked, _progress())))
         _tell(report, out, as_json=as_json)
     if not all(verdict.passed for verdict in report.verdicts):
         sys.exit(1)
+
+
+async def _until_told(measuring: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM cancels, as Ctrl-C does, so that nothing is left running."""
+    task = asyncio.ensure_future(measuring)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
 def _needs() -> None:

@@ -2,9 +2,11 @@
 """What is measured: PostgreSQL, data and service, all of it ours, or a deployment by its URL."""
 
 import asyncio
+import ctypes
 import os
 import resource
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -158,7 +160,14 @@ def _start(
             stdout=sink,
             stderr=sink,
             start_new_session=True,  # Ctrl-C is ours to pass on
+            preexec_fn=_end_with_us,  # noqa: PLW1509 (nothing is locked here)
         )
+
+
+def _end_with_us() -> None:
+    """Have the kernel end the service where this process is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(supervisor.PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

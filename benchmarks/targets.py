@@ -17,7 +17,7 @@ from db.pool import Database, PoolOptions
 from db.url import parse
 
 FILE = Path(__file__).with_name("targets.toml")
-FULL, QUICK = (2.0, 10.0), (0.5, 2.5)  # seconds of warm-up and of measuring
+FULL, QUICK = (2.0, 10.0), (0.3, 1.5)  # seconds of warm-up and of measuring
 SPARE = 1.3  # arrivals at random may be more than asked
 
 

@@ -43,6 +43,10 @@ def test_litestar_is_only_in_service() -> None:
     assert all(path.startswith("service/") for path in importers("litestar"))
 
 
+def test_nothing_that_serves_imports_the_benchmarks() -> None:
+    assert importers("benchmarks") == set()
+
+
 def test_the_schema_of_record_is_apart() -> None:
     for package in ("sqlmodel", "sqlalchemy", "alembic"):
         assert all(p.startswith("db/models/") or p == "service/migrate.py" for p in importers(package))
@@ -125,6 +129,7 @@ def test_readme_lists_every_setting() -> None:
         "docs/PHASE1.md",
         "docs/RECOVERY.md",
         "docs/REQUIREMENTS.md",
+        "benchmarks/README.md",
     ],
 )
 def test_papers_point_at_files_that_exist(name: str) -> None:

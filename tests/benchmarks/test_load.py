@@ -26,8 +26,16 @@ async def server() -> AsyncIterator[Server]:
 def plan(server: Server, *paths: str, **more: Any) -> Plan:
     """A short plan in open loop."""
     shots = [Shot(server.request(path)) for path in paths]
-    usual = {"loop": "open", "rate": 200, "connections": 4, "warmup_s": 0, "duration_s": 0.5, "shots": shots}
-    return Plan(scenario="test", **({"host": server.host, "port": server.port} | usual | more))
+    usual: dict[str, Any] = {
+        "loop": "open",
+        "rate": 200,
+        "connections": 4,
+        "warmup_s": 0,
+        "duration_s": 0.5,
+        "shots": shots,
+    }
+    usual |= {"scenario": "test", "host": server.host, "port": server.port}
+    return Plan(**(usual | more))
 
 
 def once(server: Server, *paths: str, **more: Any) -> Plan:
