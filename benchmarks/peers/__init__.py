@@ -32,7 +32,7 @@ CONNECTIONS = 64
 ROUNDS, SECONDS, WARMUP = 3, 2.5, 0.5
 BUSY = 0.01  # CPU seconds in a tenth of a second
 LEFT_OUT = "left out of a quick run"
-ACTORS, TASKS_OF_EACH = 100, 16  # pgbench takes 128 scripts at most
+TASKS_OF_EACH = 16  # that pgbench reads
 
 
 class Entrant(Protocol):
@@ -53,6 +53,7 @@ class OverHttp(Struct):
     versions: dict[str, str]
     service: Service
     shots: dict[str, list[Shot]]
+    longer: float = 1.0  # its rounds, so many times
 
     async def run(self, scenario: str, seconds: float) -> Run:
         """One round in closed loop."""
@@ -64,8 +65,8 @@ class OverHttp(Struct):
             loop="closed",
             connections=CONNECTIONS,
             shots=self.shots[scenario],
-            duration_s=seconds,
-            warmup_s=WARMUP,
+            duration_s=seconds * self.longer,
+            warmup_s=WARMUP * self.longer,
         )
         try:
             return await fire(plan, self.service)
@@ -182,7 +183,9 @@ def _entries(
         log = FOLDER / f"{program.name}, {program.processes}.log".replace("/", "-")
         served = await within.enter_async_context(serving(made, environment, stack, log))
         await answers.same(served, stack, subject, secret)
-        return OverHttp(program.name, program.processes, made.versions, served, shots)
+        return OverHttp(
+            program.name, program.processes, made.versions, served, shots, 2 if program.slow else 1
+        )
 
     async def alone() -> Entrant:
         binary, version = await pgbench.find()
@@ -246,7 +249,7 @@ def _actors(stack: Stack) -> list[pgbench.Actor]:
         pgbench.Actor(user, stack.callers[user].sid, [id for _, id in ids][:TASKS_OF_EACH])
         for user, ids in groupby(owned, key=lambda pair: pair[0])
     ]
-    return found[:: -(-len(found) // ACTORS)]
+    return found[:: max(len(found) // pgbench.ACTORS, 1)][: pgbench.ACTORS]
 
 
 def _environment(url: str, secret: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from asyncio import sleep
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ NAME = "pgbench"
 CLIENTS = (4, 8, 16)  # which of them gives the most is tried before the first round of each scenario
 REAPED_WITHIN = 0.5  # seconds; PostgreSQL knows what its connections have spent once it has buried them
 THREADS = 2
+ACTORS = max(CLIENTS)
 SAMPLED = 0.2  # of the transactions, in the log that the percentiles are from
 LONGEST = 2**63 - 1
 NEWEST = tasks.LISTS[tasks.Shape("live", "plain", "created_at", "desc", "without")]
@@ -86,15 +88,20 @@ def inlined(statement: Statement, values: Mapping[str, str]) -> str:
     return _PARAMETER.sub(lambda found: values[names[int(found[1]) - 1]], sql) + ";\n"
 
 
-def script(scenario: str, number: int, actor: Actor) -> str:
-    """What one user of many does: the statement, for single reads of one of their tasks at random."""
-    values = VALUES[scenario] | {"user_id": f":user{number}", "sid": f":sid{number}"}
-    drawn = ""
-    if ":task" in values.values():
-        whens = " ".join(f"when :n = {n} then {id}" for n, id in enumerate(actor.task_ids[1:], start=2))
-        case = f"case {whens} else {actor.task_ids[0]} end" if whens else str(actor.task_ids[0])
-        drawn = f"\\set n random(1, {len(actor.task_ids)})\n\\set task {case}\n"
-    return drawn + inlined(STATEMENTS[scenario], values)
+def script(scenario: str, actors: Sequence[Actor]) -> str:
+    """What every client does: the statement as a user of its own, for single reads of one of their tasks at random.
+
+    So each connection prepares one statement, as a service's does, and no two clients wait for a user's row.
+    """
+    parts = []
+    for number, actor in enumerate(actors):
+        parts.append(f"\\{'elif' if number else 'if'} :client_id = {number}\n")
+        if scenario == "single":
+            whens = "".join(f" when :n = {n} then {id}" for n, id in enumerate(actor.task_ids))
+            parts.append(f"\\set n random(0, {len(actor.task_ids) - 1})\n\\set task case{whens} end\n")
+        own = {"user_id": f":user{number}", "sid": f":sid{number}"}
+        parts.append(inlined(STATEMENTS[scenario], VALUES[scenario] | own))
+    return "".join((*parts, "\\endif\n"))
 
 
 def told(text: str) -> Told:
@@ -137,7 +144,7 @@ def latency(taken: Sequence[float], mean_ms: float) -> Latency:
 
 
 class Pgbench:
-    """pgbench on the stack's database."""
+    """pgbench on the stack's database; as many actors as it is to have clients."""
 
     name = NAME
     processes = 1
@@ -164,7 +171,7 @@ class Pgbench:
         if scenario not in self._clients:
             tried = {clients: await self._run(scenario, 1, clients) for clients in self._candidates}
             self._clients[scenario] = max(tried, key=lambda clients: tried[clients].per_second)
-        return await self._run(scenario, max(round(seconds), 1), self._clients[scenario])
+        return await self._run(scenario, ceil(seconds), self._clients[scenario])
 
     async def _run(self, scenario: str, seconds: int, clients: int) -> Run:
         with tempfile.TemporaryDirectory(prefix="roundtrip-pgbench-") as place:
@@ -198,17 +205,11 @@ class Pgbench:
         )
 
     def _arguments(self, scenario: str, folder: Path) -> Iterator[str]:
+        path = folder / "script.sql"
+        path.write_text(script(scenario, self._actors))
+        yield from ("-f", str(path))
         for number, actor in enumerate(self._actors):
-            path = folder / f"{number}.sql"
-            path.write_text(script(scenario, number, actor))
-            yield from (
-                "-f",
-                str(path),
-                "-D",
-                f"user{number}={actor.user_id}",
-                "-D",
-                f"sid{number}={actor.sid}",
-            )
+            yield from ("-D", f"user{number}={actor.user_id}", "-D", f"sid{number}={actor.sid}")
         for name, value in VARIABLES.items():
             yield from ("-D", f"{name}={value}")
 

@@ -1,6 +1,7 @@
 """The peers: the same statements, the same answers, everybody in turn, and a reason for whoever is absent."""
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,12 +85,15 @@ async def test_pgbench_runs_our_statements(
 ) -> None:
     binary, version = await pgbench.find()
     actor = pgbench.Actor(caller.user_id, caller.sid, [made])
-    bench = pgbench.Pgbench(binary, version, database_url, [actor, actor], Nobody(), clients=(2,))
+    stranger = await signed_in(connection, await someone(connection))
+    other = pgbench.Actor(stranger.user_id, stranger.sid, [made])
+    bench = pgbench.Pgbench(binary, version, database_url, [actor, other], Nobody(), clients=(2,))
     run = await bench.run(scenario, 1)
     assert (run.scenario, run.connections, run.errors) == (scenario, 2, {})
     assert run.answers > 0
     assert 0 < run.latency.p50_ms <= run.latency.p99_ms <= run.latency.max_ms
-    count = await connection.fetchval("select count(*) from tasks where user_id = $1", caller.user_id)
+    both = [caller.user_id, stranger.user_id]
+    count = await connection.fetchval("select count(*) from tasks where user_id = any($1)", both)
     assert count == 1 + (run.answers if scenario == "insert" else 0)
 
 
@@ -105,21 +109,16 @@ async def test_an_inlined_statement_gives_what_the_statement_gives(
 
 @pytest.mark.parametrize("scenario", pgbench.STATEMENTS)
 def test_a_script_has_a_variable_for_every_parameter_and_no_other_colon(scenario: str) -> None:
-    actor = pgbench.Actor("somebody", str(uuid.uuid4()), [7, 8, 9])
-    text = pgbench.script(scenario, 3, actor)
-    statement = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("\\"))
-    names = {word.partition(":")[2] for word in _words(statement) if ":" in word}
+    actors = [pgbench.Actor(user, "a session", [7, 8, 9]) for user in ("somebody", "somebody else")]
+    text = pgbench.script(scenario, actors)
+    statements = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("\\"))
+    found = set(re.findall(r"(?<!:):(\w+)", statements))
     given = {value[1:] for value in pgbench.VALUES[scenario].values() if value.startswith(":")}
-    assert names == given | {"user3", "sid3"}
+    assert found == given | {"user0", "sid0", "user1", "sid1"}
     assert given <= pgbench.VARIABLES.keys() | {"task"}
-    assert "$" not in statement
-    assert ("when :n = 3 then 9 else 7 end" in text) == (scenario == "single")
-
-
-def _words(statement: str) -> list[str]:
-    import re
-
-    return re.findall(r"(?<!:):\w+", statement)
+    assert "$" not in statements
+    assert statements.count(";") == len(actors)
+    assert text.count("when :n = 2 then 9 end") == (2 if scenario == "single" else 0)
 
 
 def test_reads_what_pgbench_prints() -> None:
