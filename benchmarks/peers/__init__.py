@@ -17,7 +17,7 @@ from msgspec import Struct
 from benchmarks import scenarios
 from benchmarks.load import LoadError, Plan, Service, Shot, fire
 from benchmarks.peers import answers, pgbench
-from benchmarks.peers.programs import PROGRAMS, Absent, Program
+from benchmarks.peers.programs import PROGRAMS, Absent, Program, said
 from benchmarks.peers.serving import serving
 from benchmarks.results import Peer, Run
 from benchmarks.stack import Stack, serve
@@ -127,7 +127,7 @@ async def take_turns(
             try:
                 run = await entrant.run(scenario, seconds)
             except (Absent, LoadError, OSError) as error:
-                out[place] = f"it failed at {scenario}: {error}"
+                out[place] = f"it failed at {scenario}: {said(str(error))}"
                 continue
             runs[place].append(run)
             progress(f"{_label(entrant.name, entrant.processes)}: {scenario}, {run.per_second:,.0f} a second")
@@ -208,8 +208,8 @@ async def _entered(enter: Enter) -> Entrant | str:
         return str(error)
     except answers.Differs as error:
         return f"its answers are not Roundtrip's: {error}"
-    except (OSError, HTTPException) as error:
-        return f"it broke off: {type(error).__name__}"
+    except (OSError, HTTPException, RuntimeError) as error:
+        return f"it broke off: {type(error).__name__} {said(str(error))}"
 
 
 @asynccontextmanager

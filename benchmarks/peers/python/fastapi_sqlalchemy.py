@@ -21,7 +21,7 @@ KEY = bytes.fromhex(os.environ["TOKEN_KEY"])
 LABELS = ("lowest", "low", "medium", "high", "highest")
 
 url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg", query={})
-engine = create_async_engine(url, pool_size=10, max_overflow=0)
+engine = create_async_engine(url, pool_size=20, max_overflow=10)
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
