@@ -189,9 +189,9 @@ def _entries(
 
     async def alone() -> Entrant:
         binary, version = await pgbench.find()
-        return pgbench.Pgbench(
-            binary, version, url, _actors(stack), stack, (8,) if quick else pgbench.CLIENTS
-        )
+        actors = _actors(stack)
+        await pgbench.check(url, actors)
+        return pgbench.Pgbench(binary, version, url, actors, stack, (8,) if quick else pgbench.CLIENTS)
 
     yield US, 1, ourselves
     yield US, 2, twice

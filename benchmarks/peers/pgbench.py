@@ -15,6 +15,8 @@ from benchmarks.peers.programs import Absent, output
 from benchmarks.peers.serving import Postgres
 from benchmarks.results import Generator, Latency, Run
 from db import cluster, dump, tasks
+from db.caller import Caller
+from db.pool import Database, PoolOptions
 from db.statements import Statement
 from db.url import parse
 
@@ -218,7 +220,23 @@ async def find() -> tuple[Path, str]:
     """The program of the embedded PostgreSQL, or of this machine, and its version; raises `Absent`."""
     places = [folder / NAME for folder in cluster.folders()] + [Path(shutil.which(NAME) or NAME)]
     binary = next((place for place in places if place.is_file()), Path(NAME))
-    return binary, (await output(binary, "--version")).rpartition(" ")[2]
+    version = re.search(r"\(PostgreSQL\) (\S+)", await output(binary, "--version"))
+    return binary, version[1] if version else "unknown"
+
+
+async def check(database_url: str, actors: Sequence[Actor]) -> None:
+    """See that the statements find what they ask for, which pgbench never looks at; raises `Absent`."""
+    db = Database(parse(database_url), PoolOptions(size=1))
+    await db.open()
+    try:
+        for actor in actors:
+            caller = Caller(actor.user_id, actor.sid)
+            for task_id in actor.task_ids:
+                found = await tasks.get(db, caller, task_id)
+                if found is None or found.task is None:
+                    raise Absent("its users are not signed in, or their tasks are gone")
+    finally:
+        await db.close()
 
 
 def _logged(folder: Path) -> Iterator[float]:

@@ -51,7 +51,7 @@ class Program(Struct):
 async def output(
     *command: str | Path, folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> str:
-    """What a command prints; raises `Absent` with the end of what it complained of."""
+    """What a command prints; raises `Absent` with what it complained of."""
     name = Path(command[0]).name
     try:
         process = await create_subprocess_exec(
@@ -79,9 +79,10 @@ async def output(
 
 
 def said(complaint: str) -> str:
-    """The end of a complaint in a line, without the addresses and folders of this machine: reports are published."""
+    """The beginning and the end of a complaint in a line, without the addresses and folders of this machine: reports are published."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    line = re.sub(r"\w+://\S+", "(an address)", " / ".join(lines[-3:]) or "it said nothing")
+    shown = " / ".join(lines if len(lines) <= 3 else [lines[0], *lines[-2:]])  # noqa: PLR2004
+    line = re.sub(r"\w+://\S+", "(an address)", shown or "it said nothing")
     return re.sub(r"(?<![\w.])/[\w.-]+(?:/[\w.-]+)+", "(a folder)", line)[-300:]
 
 
@@ -94,7 +95,8 @@ def python(program: str) -> Callable[[Path], Awaitable[Made]]:
         pinned = HERE / "python" / "requirements.txt"
         installed = place / "installed.txt"
         if not installed.exists() or installed.read_text() != pinned.read_text():
-            await output("uv", "venv", "--quiet", "--clear", "--python", sys.executable, place)
+            shutil.rmtree(place, ignore_errors=True)
+            await output("uv", "venv", "--quiet", "--python", sys.executable, place)
             await output("uv", "pip", "install", "--quiet", "--python", binary, "-r", pinned)
             shutil.copy(pinned, installed)
         found = dict(line.split("==") for line in pinned.read_text().split())
@@ -118,7 +120,9 @@ def fastify(processes: int) -> Callable[[Path], Awaitable[Made]]:
         for name in ("package.json", "package-lock.json", ".npmrc", "server.js"):
             shutil.copy(HERE / "fastify" / name, place)
         if not installed.exists() or installed.read_text() != lock.read_text():
-            await output("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", folder=place)
+            await output(
+                "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--logs-max=0", folder=place
+            )
             shutil.copy(lock, installed)
         wanted = msgspec.json.decode((place / "package.json").read_bytes())["dependencies"]
         return Made(

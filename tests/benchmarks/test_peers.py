@@ -97,6 +97,19 @@ async def test_pgbench_runs_our_statements(
     assert count == 1 + (run.answers if scenario == "insert" else 0)
 
 
+async def test_pgbench_is_absent_where_its_statements_would_find_nothing(
+    database_url: str, caller: Caller, made: int
+) -> None:
+    actor = pgbench.Actor(caller.user_id, caller.sid, [made])
+    await pgbench.check(database_url, [actor])
+    for other in (
+        pgbench.Actor(caller.user_id, str(uuid.uuid4()), [made]),
+        pgbench.Actor(caller.user_id, caller.sid, [made, 2**60]),
+    ):
+        with pytest.raises(Absent, match="not signed in, or their tasks are gone"):
+            await pgbench.check(database_url, [actor, other])
+
+
 async def test_an_inlined_statement_gives_what_the_statement_gives(
     caller: Caller, made: int, connection: asyncpg.Connection
 ) -> None:
