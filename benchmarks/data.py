@@ -19,7 +19,8 @@ Progress = Callable[[str], None]
 ROOT = Path(__file__).parent.parent
 HOUR = 3600.0
 ASKED, SPARE = 0, 1  # remainders of ids: of tasks that stay, and of tasks that may be deleted
-SAMPLE = 50_000
+SAMPLE = 50_000  # tasks, about
+EMPTY = f"seeded_{system.SCHEMA}_none"  # migrated, without rows
 FILE_COPY = 150_000  # the first version of PostgreSQL that can choose it
 
 
@@ -122,12 +123,11 @@ async def _copy(db: Database, template: str, name: str) -> None:
 
 
 async def _seed(db: Database, server: str, sizes: Sizes, progress: Progress) -> None:
-    making = f"making_{os.getpid()}_{sizes.tasks}"
-    await run(db, f'create database "{making}"')
-    url = named(server, making)
-    progress("Migrating")
-    _migrate(url)
-    async with opened(url) as fresh:
+    if EMPTY not in await _names(db):
+        progress("Migrating")
+        async with _making(db, server, "template0", EMPTY) as url:
+            _migrate(url)
+    async with _making(db, server, EMPTY, sizes.template) as url, opened(url) as fresh:
         await _fill(fresh, sizes, progress)
         progress("Sorting and analyzing")
         # As rows come to lie where many users write at once: by time, not by user.
@@ -135,7 +135,15 @@ async def _seed(db: Database, server: str, sizes: Sizes, progress: Progress) -> 
         await run(fresh, "cluster tasks using tasks_in_order")
         await run(fresh, "drop index tasks_in_order")
         await run(fresh, "vacuum analyze")
-    await run(db, f'alter database "{making}" rename to "{sizes.template}"')
+
+
+@asynccontextmanager
+async def _making(db: Database, server: str, template: str, name: str) -> AsyncIterator[str]:
+    """The URL of a database that has its name once it is whole."""
+    making = f"making_{os.getpid()}_{name}"
+    await run(db, f'create database "{making}" template "{template}"')
+    yield named(server, making)
+    await run(db, f'alter database "{making}" rename to "{name}"')
 
 
 async def _fill(db: Database, sizes: Sizes, progress: Progress) -> None:

@@ -86,6 +86,11 @@ class Load:
         self._from = self._starts + self.plan.warmup_s
         self._until = self._from + self.plan.duration_s
         self._loop.call_later(self._from - perf_counter(), self._mark)
+        for connection in self._connections:
+            if connection.open:
+                self._idle.append(connection)
+            else:
+                self._start(self._reopen(connection))
         if self.plan.loop == "open":
             self._send_on_time()
         else:
@@ -123,7 +128,7 @@ class Load:
             self._drop(connection, kind)
         elif connection in self._idle:
             self._idle.remove(connection)
-        if not self._over.is_set():
+        if self._starts and not self._over.is_set():
             self._start(self._reopen(connection))
         self._end_perhaps()
 
@@ -290,7 +295,6 @@ class Load:
                 if not left:
                     raise
                 await asyncio.sleep(AGAIN)
-        self._idle.append(connection)
 
     async def _reopen(self, connection: Connection[Shot]) -> None:
         async with self._few:
@@ -301,8 +305,8 @@ class Load:
                     self._fail("connect", perf_counter())
                     await asyncio.sleep(AGAIN)
                 else:
-                    self._idle.remove(connection)
-                    self._give(connection, perf_counter())
+                    if connection.open:  # else it was lost again, and `lost` has seen to it
+                        self._give(connection, perf_counter())
                     return
 
     def _start(self, work: Coroutine[None, None, None]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from benchmarks import cpu
+from benchmarks import cpu, generator
 from benchmarks.generator import fairness, renewed
 from benchmarks.load import LoadError, Plan, Shot, fire, schedule
 from tests.benchmarks.servers import Server, serving
@@ -100,10 +101,10 @@ async def test_the_generator_says_when_it_was_late_itself(server: Server) -> Non
     firing = asyncio.create_task(fire(plan(server, "/ok", duration_s=1), server))
     while not server.asked["/ok"]:
         await asyncio.sleep(0.05)
-    (generator,) = cpu.children(os.getpid())
-    os.kill(generator, signal.SIGSTOP)
+    (process,) = cpu.children(os.getpid())
+    os.kill(process, signal.SIGSTOP)
     await asyncio.sleep(0.5)
-    os.kill(generator, signal.SIGCONT)
+    os.kill(process, signal.SIGCONT)
     run = await firing
     assert run.generator.bottleneck
     assert run.generator.lag_p99_ms > 200
@@ -131,6 +132,12 @@ async def test_many_connections_get_their_share(server: Server) -> None:
 async def test_what_cannot_be_is_refused(change: dict[str, Any], complaint: str, server: Server) -> None:
     with pytest.raises(LoadError, match=complaint):
         await fire(plan(server, "/ok", **change), server)
+
+
+def test_more_connections_than_descriptors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 100))
+    with pytest.raises(LoadError, match="ulimit -n"):
+        generator.carry_out(plan(Server(), "/ok", connections=50), lambda: None, lambda: None)
 
 
 def test_random_arrivals_have_the_rate_and_do_not_know_each_other() -> None:
