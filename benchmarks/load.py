@@ -200,6 +200,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import load  # the one whose classes the generator knows
+    from benchmarks import load  # noqa: PLW0406 (whose classes the generator knows, not those of __main__)
 
     load.main()
