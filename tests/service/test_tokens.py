@@ -18,7 +18,7 @@ from db.caller import Caller
 from service import tokens as module
 from service.edge import Edge
 from service.settings import Settings
-from service.tokens import AUDIENCE, ISSUER, LEEWAY, Claims, InvalidToken, Tokens
+from service.tokens import AUDIENCE, HEADER, ISSUER, LEEWAY, Claims, InvalidToken, Tokens
 from tests.conftest import Account
 
 SECRET = "a secret of these tests, 32 bytes at least"
@@ -162,7 +162,7 @@ def test_another_secret_reads_nothing() -> None:
 
 @given(st.text())
 def test_any_text_is_refused_and_breaks_nothing(text: str) -> None:
-    for token in (text, OURS._header + text, f"{OURS._header}e30.{text}"):
+    for token in (text, HEADER + text, f"{HEADER}e30.{text}"):
         with pytest.raises(InvalidToken):
             OURS.verify(token)
     with pytest.raises(InvalidToken):
