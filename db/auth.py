@@ -18,6 +18,7 @@ REGISTER = _SQL["register"]
 LOGIN_READ = _SQL["login_read"]
 LOGIN = _SQL["login"]
 REFRESH = _SQL["refresh"]
+OPEN_SESSION = _SQL["open_session"]
 LOGOUT = _SQL["logout"]
 LOGOUT_ALL = _SQL["logout_all"]
 LIST_SESSIONS = _SQL["list_sessions"]
@@ -52,6 +53,16 @@ class Rotation(msgspec.Struct):
     grace: int
     idle: int
     ttl: int
+
+
+class Foreign(msgspec.Struct):
+    """A session to be opened for a token of an identity provider, `issued` and `expires` in seconds since 1970."""
+
+    sid: str
+    user_agent: str | None
+    ip: str | None
+    issued: int
+    expires: int
 
 
 class Known(msgspec.Struct):
@@ -108,6 +119,12 @@ async def refresh(db: Database, rotation: Rotation) -> Refreshed | None:
     return None if row is None else Refreshed(row[0], User(*row[1:]))
 
 
+async def open_session(db: Database, user_id: str, foreign: Foreign) -> Literal["done"] | None:
+    """Open a session unless it is known; None where the token is of nobody here, or from before all were refused."""
+    row = await db.one(OPEN_SESSION, user_id, *astuple(foreign))
+    return None if row is None else row[0]
+
+
 async def logout(db: Database, caller: Caller) -> Literal["done"] | None:
     """End the caller's session."""
     row = await db.one(LOGOUT, caller.user_id, caller.sid)
@@ -116,8 +133,10 @@ async def logout(db: Database, caller: Caller) -> Literal["done"] | None:
 
 async def logout_all(db: Database, caller: Caller) -> Literal["done"] | None:
     """End every session of the caller."""
-    row = await db.one(LOGOUT_ALL, caller.user_id, caller.sid)
-    return None if row is None else row[0]
+    while row := await db.one(LOGOUT_ALL, caller.user_id, caller.sid):
+        if row[0] == "done":
+            return "done"
+    return None
 
 
 async def list_sessions(db: Database, caller: Caller) -> Sequence[Session] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, delete, get, patch, post
 from litestar.config.cors import CORSConfig
@@ -24,6 +24,9 @@ from service.throttle import Throttle
 from service.tokens import Tokens
 from service.validation import Body
 
+if TYPE_CHECKING:
+    from service.identity import Identity
+
 _METHODS: dict[str, Callable[..., Any]] = {"GET": get, "POST": post, "PATCH": patch, "DELETE": delete}
 
 
@@ -42,6 +45,7 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
     db = Database(parse(settings.database_url), options, observe=metrics.observed, init=init)
     tokens = Tokens(settings.secret_key or development_secret(settings), ttl=settings.access_token_ttl)
     passwords = Passwords(settings.password_queue)
+    identity = _identity(settings, tokens, db)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -50,11 +54,13 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
         async with watch.over(db, settings):
             yield
         passwords.close()
+        if identity:
+            await identity.keys.close()
         await db.close()
 
     app = Litestar(
         route_handlers=[*handlers(), *pages.HANDLERS],
-        middleware=[DefineMiddleware(Gate, tokens=tokens)],
+        middleware=[DefineMiddleware(Gate, tokens=tokens, identity=identity)],
         exception_handlers={Exception: errors.handle},
         request_class=Call,
         dto=Body,
@@ -68,6 +74,7 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
                 "db": db,
                 "settings": settings,
                 "tokens": tokens,
+                "identity": identity,
                 "passwords": passwords,
                 "throttle": Throttle(on=settings.rate_limits == "on"),
                 "metrics": metrics,
@@ -76,6 +83,18 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
         ),
     )
     return Edge(app, settings, metrics)
+
+
+def _identity(settings: Settings, tokens: Tokens, db: Database) -> "Identity | None":
+    """The identity provider, if there is one; without one PyJWT and `cryptography` are never loaded."""
+    if settings.identity_issuer is None:
+        return None
+    from service.identity import Identity
+    from service.jwks import Keys
+
+    issuer = settings.identity_issuer
+    keys = Keys(settings.identity_jwks_url or f"{issuer.rstrip('/')}/api/auth/jwks")
+    return Identity(issuer, settings.identity_audience or issuer, keys, tokens, db)
 
 
 def handlers() -> Sequence[HTTPRouteHandler]:

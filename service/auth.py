@@ -1,6 +1,5 @@
 """Signing in: register, log in, refresh, log out; and the sessions that come of it."""
 
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -14,13 +13,12 @@ from db import auth
 from db.account import User
 from db.auth import Session
 from service import account, passwords
-from service.calls import Call, answer, empty, signed_in
+from service.calls import Call, answer, empty, signed_in, whence
 from service.errors import Fault, Problem
 from service.settings import Settings
 from service.tokens import InvalidToken, Refresh
 
 ACCOUNT = "/api/v1/users/me"
-MAX_USER_AGENT = 500
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
@@ -156,24 +154,14 @@ def _signed_in(request: Call, user: User, refresh: Refresh) -> SignedIn:
 
 
 def _opening(request: Call, first: Refresh) -> auth.Opening:
-    agent = request.headers.get("user-agent", "").replace("\x00", "")[:MAX_USER_AGENT]
     settings = request.settings
     return auth.Opening(
         first.sid,
         first.successor_hash,
-        agent or None,
-        _ip(request.address),
+        *whence(request.headers, request.address),
         settings.refresh_token_idle,
         settings.refresh_token_ttl,
     )
-
-
-def _ip(address: str) -> str | None:
-    """An address that PostgreSQL can hold; behind a Unix socket there is none."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return None
 
 
 def _wrong() -> Problem:

@@ -1,11 +1,12 @@
 """What every handler works with: the call it got and the answer it gives."""
 
+import ipaddress
 import re
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request, Response
-from litestar.datastructures import State
+from litestar.datastructures import Headers, State
 
 from db.caller import Caller
 from db.pool import Database
@@ -17,6 +18,7 @@ from service.tokens import Tokens
 
 T = TypeVar("T")
 MAX_ID = 2**63 - 1
+MAX_USER_AGENT = 500
 
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -94,6 +96,15 @@ class Call(Request[Caller, None, State]):
         if not all(_TAG.fullmatch(tag) for tag in tags):
             raise invalid(Fault('must be * or a list of tags such as "12"', header=header))
         return tags
+
+
+def whence(headers: Headers, address: str) -> tuple[str | None, str | None]:
+    """The user agent and the address that a session remembers; there is none behind a Unix socket."""
+    agent = headers.get("user-agent", "").replace("\x00", "")[:MAX_USER_AGENT]
+    try:
+        return agent or None, str(ipaddress.ip_address(address))
+    except ValueError:
+        return agent or None, None
 
 
 def number(id: str) -> int:

@@ -4,15 +4,19 @@ It refuses with 401 without a valid access token (the public routes are one lite
 refuses by default), 415 for a body of another type, and 422 for a query with anything that the route does not know.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Receive, Send
 
+from db.caller import Caller
 from service import validation
 from service.errors import Problem
 from service.tokens import InvalidToken, Tokens
+
+if TYPE_CHECKING:  # it loads what only a service with an identity provider needs
+    from service.identity import Identity
 
 PUBLIC = frozenset(
     (
@@ -39,9 +43,10 @@ class NoQuery(msgspec.Struct):
 class Gate:
     """ASGI middleware behind Litestar's router; leaves `user` and `params` in the scope."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, identity: "Identity | None") -> None:
         self.app = app
         self.tokens = tokens
+        self.identity = identity
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         route: Any = scope["route_handler"]
@@ -50,7 +55,12 @@ class Gate:
             return
         headers = Headers.from_scope(scope)
         if scope["path_template"] not in PUBLIC:
-            scope["user"] = caller = self._caller(headers)
+            token = _bearer(headers)
+            try:
+                caller = self.tokens.verify(token)
+            except InvalidToken:
+                caller = await self._foreign(token, headers, scope["address"])
+            scope["user"] = caller
             if scope["path_params"].get("user_id", caller.user_id) != caller.user_id:
                 raise Problem(404)
         if route.parsed_data_field:
@@ -62,14 +72,21 @@ class Gate:
             validation.check(params, scope["litestar_app"].state.settings)
         await self.app(scope, receive, send)
 
-    def _caller(self, headers: Headers) -> Any:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Problem(401)
+    async def _foreign(self, token: str, headers: Headers, address: str) -> Caller:
+        """Whom a token speaks for that is not ours, or ours no longer."""
         try:
-            return self.tokens.verify(token)
+            if self.identity is None:
+                raise InvalidToken
+            return await self.identity.caller(token, headers, address)
         except InvalidToken:
             raise Problem(401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}) from None
+
+
+def _bearer(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Problem(401)
+    return token
 
 
 def _check_type(given: str, *, patch: bool) -> None:

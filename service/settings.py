@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from dotenv import dotenv_values
@@ -114,6 +115,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0)],
         Meta(description="Seconds a spent refresh token still gives its successor"),
     ] = 10
+    identity_issuer: Annotated[
+        str | None,
+        Meta(
+            description="Base URL of an identity provider whose access tokens are taken too, as their `iss`"
+        ),
+    ] = None
+    identity_audience: Annotated[
+        str | None, Meta(description="The `aud` of its tokens; IDENTITY_ISSUER where it is not set")
+    ] = None
+    identity_jwks_url: Annotated[
+        str | None,
+        Meta(description="Where its keys are; /api/auth/jwks of IDENTITY_ISSUER where it is not set"),
+    ] = None
     password_queue: Annotated[
         Count, Meta(description="Passwords that may wait to be hashed; past it 503")
     ] = 64
@@ -216,6 +230,7 @@ def _contradictions(settings: Settings, *, serving: bool) -> list[str]:
         for origin in settings.cors_origins
         if not origin.startswith(("https://", "http://")) or origin.count("/") != 2  # noqa: PLR2004
     ]
+    wrong += _of_identity(settings)
     secret = settings.secret_key
     if secret is not None and len(secret.encode()) < SECRET_BYTES:
         wrong.append(f"SECRET_KEY: it has {len(secret.encode())} bytes, {SECRET_BYTES} at least are needed")
@@ -227,6 +242,46 @@ def _contradictions(settings: Settings, *, serving: bool) -> list[str]:
         if settings.database_url is None:
             wrong.append("DATABASE_URL: it must be set in production")
     return wrong
+
+
+def _of_identity(settings: Settings) -> list[str]:
+    wrong = []
+    for name in ("identity_issuer", "identity_jwks_url"):
+        url = getattr(settings, name)
+        if url is None:
+            continue
+        if not _is_url(url):
+            wrong.append(f"{name.upper()}: it must be a URL such as https://auth.example.com")
+        elif settings.environment == "production" and not _is_private(url):
+            wrong.append(f"{name.upper()}: it must begin with https:// in production, but for loopback")
+    wrong += [
+        f"{name.upper()}: it means nothing without IDENTITY_ISSUER"
+        for name in ("identity_audience", "identity_jwks_url")
+        if getattr(settings, name) is not None and settings.identity_issuer is None
+    ]
+    return wrong
+
+
+def _is_url(text: str) -> bool:
+    """Whether it is an address by HTTP without a user or a fragment."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 (raises where it is none)
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and not set(" #@") & set(text)
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the way can read or change what an address answers."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def development_secret(settings: Settings) -> str:

@@ -93,14 +93,15 @@ def test_sql_lives_in_sql_files() -> None:
                 assert docstring or not sql.search(node.value), f"{name}:{node.lineno}"
 
 
-def test_a_serving_process_never_loads_the_orm() -> None:
-    code = """
+def loaded(*names: str, **settings: str) -> list[str]:
+    """Which modules a serving process has, of some."""
+    code = f"""
 import sys
 from service.asgi import create
 create()
-print([name for name in ("sqlalchemy", "sqlmodel", "alembic") if name in sys.modules])
+print(*[name for name in {names} if name in sys.modules])
 """
-    settings = {"DATABASE_URL": "postgresql://localhost/none", "SECRET_KEY": "0123456789abcdef" * 2}
+    settings |= {"DATABASE_URL": "postgresql://localhost/none", "SECRET_KEY": "0123456789abcdef" * 2}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -109,7 +110,17 @@ print([name for name in ("sqlalchemy", "sqlmodel", "alembic") if name in sys.mod
         check=True,
         env=os.environ | settings,
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+def test_a_serving_process_never_loads_the_orm() -> None:
+    assert loaded("sqlalchemy", "sqlmodel", "alembic") == []
+
+
+def test_what_reads_a_providers_tokens_is_loaded_only_where_there_is_one() -> None:
+    reads = ("cryptography", "httpx", "jwt", "service.identity")
+    assert loaded(*reads) == []
+    assert loaded(*reads, IDENTITY_ISSUER="https://auth.example.com") == [*reads]
 
 
 def test_readme_lists_every_setting() -> None:

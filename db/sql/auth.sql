@@ -88,6 +88,32 @@ select j.verdict, u.id, u.email, u.name, u.is_active, u.is_admin, u.created_at, 
 from judged j
 join users u on u.id = j.user_id
 
+-- name: open_session
+-- kind: write
+-- takes: user_id text, sid uuid, user_agent text, ip inet, issued bigint, expires bigint
+-- rides on: user_state_pkey, users_pkey
+-- A session for a token of an identity provider, when it is first seen: issued and expiring in seconds since 1970, `sid` made of
+-- the token. No row: nobody of the provider's (there is no such user, or one with a password of ours, or an inactive one), or
+-- a token from before all were refused. One that is known stays as it is, ended too: the statement after this one tells.
+-- A token has whole seconds, and is refused where its second is that of the refusal. The state is locked, and made anew, so
+-- that `logout_all` knows that this came between. There is no refresh token of it: `refresh_hash` is empty, as no hash is.
+with known as (
+    update user_state us
+    set tokens_valid_from = us.tokens_valid_from
+    from users u
+    where us.user_id = $1 and us.is_active and us.tokens_valid_from <= to_timestamp($5::bigint)
+      and u.id = us.user_id and u.password_hash is null
+    returning us.user_id
+),
+opened as (
+    insert into sessions (id, user_id, refresh_hash, user_agent, ip, expires_at)
+    select $2, k.user_id, '', $3, $4, to_timestamp($6::bigint)
+    from known k
+    on conflict (id) do nothing
+)
+select 'done' as verdict
+from known k
+
 -- name: logout
 -- kind: write
 -- takes: user_id text, sid uuid
@@ -108,21 +134,33 @@ from caller c
 -- takes: user_id text, sid uuid
 -- rides on: sessions_user_id_idx, sessions_pkey, user_state_pkey
 -- All sessions of the caller end, and so do tokens of an identity provider. A login at the same moment comes after it.
-with {caller_locked},
+-- `again`: the state changed while this waited for its lock, maybe by `open_session`, whose session cannot be seen from here
+-- (a statement that waits keeps its snapshot) and is of a token from before. Nothing was changed; it is to be sent once more.
+with caller as (
+    select us.user_id, us.xmin as version
+    from sessions s, user_state us
+    where {alive}
+    for no key update of us
+),
+judged as (
+    select c.user_id, case when c.version = seen.xmin then 'done' else 'again' end as verdict
+    from caller c
+    join user_state seen on seen.user_id = c.user_id
+),
 stamped as (
     update user_state us
     set tokens_valid_from = greatest(statement_timestamp(), us.tokens_valid_from)
-    from caller c
-    where us.user_id = c.user_id
+    from judged j
+    where us.user_id = j.user_id and j.verdict = 'done'
 ),
 done as (
     update sessions s
     set revoked_at = statement_timestamp()
-    from caller c
-    where s.user_id = c.user_id and s.revoked_at is null
+    from judged j
+    where s.user_id = j.user_id and s.revoked_at is null and j.verdict = 'done'
 )
-select 'done' as verdict
-from caller c
+select j.verdict
+from judged j
 
 -- name: list_sessions
 -- kind: read

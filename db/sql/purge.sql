@@ -13,7 +13,8 @@
 select p.before, p.keys_before,
     (select count(*) from tasks t where t.deleted_at < p.before) as tasks,
     (select count(*) from tombstones b where b.deleted_at < p.before) as tombstones,
-    (select count(*) from sessions s where s.revoked_at < p.before or s.expires_at < p.before) as sessions,
+    (select count(*) from sessions s
+        where (s.revoked_at < p.before and s.refresh_hash <> '') or s.expires_at < p.before) as sessions,
     (select count(*) from idempotency_keys k where k.created_at < p.keys_before) as keys
 from (select now() - $1::bigint * interval '1 second' as before, now() - interval '24 hours' as keys_before) p
 
@@ -83,12 +84,13 @@ from turn t
 -- takes: before timestamptz, place text
 -- rides on: sessions_pkey
 -- Drops sessions that were ended or ran out before `before`, by id, which goes with their age. One that is locked this very
--- moment is left to the next purge.
+-- moment is left to the next purge. A session of an identity provider's token (which has no `refresh_hash`) stays until the
+-- token has expired, whenever it ended: without it the token would open it anew.
 with {turn},
 due as materialized (
     select s.id
     from sessions s
-    where (s.revoked_at < $1 or s.expires_at < $1) and s.id > ($2::text::json->>0)::uuid
+    where ((s.revoked_at < $1 and s.refresh_hash <> '') or s.expires_at < $1) and s.id > ($2::text::json->>0)::uuid
       and (select mine from turn)
     order by s.id
     limit 1000

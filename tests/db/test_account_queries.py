@@ -1,5 +1,7 @@
 """Each function of accounts and of signing in called by itself: its rows and its verdicts."""
 
+import asyncio
+import time
 import uuid
 
 import asyncpg
@@ -94,6 +96,91 @@ async def test_sessions_are_listed_and_ended(db: Database, stranger: Caller) -> 
     assert await auth.logout_all(db, caller) == "done"
     assert await auth.list_sessions(db, Caller(caller.user_id, sids[2])) is None
     assert await auth.logout(db, caller) is None
+
+
+def foreign(issued: int, sid: str | None = None) -> auth.Foreign:
+    return auth.Foreign(sid or str(uuid.uuid4()), "pytest", "::1", issued, issued + 900)
+
+
+async def test_a_session_is_opened_for_a_token_of_a_provider(
+    db: Database, connection: asyncpg.Connection
+) -> None:
+    now = int(time.time())
+    who = await someone(connection)
+    token = foreign(now)
+    caller = Caller(who, token.sid)
+    for _ in range(2):  # every instance that sees the token does so
+        assert await auth.open_session(db, who, token) == "done"
+    sessions = await auth.list_sessions(db, caller)
+    assert sessions
+    (session,) = sessions
+    assert (str(session.id), session.user_agent, session.ip) == (token.sid, "pytest", "::1")
+    assert session.expires_at.timestamp() == now + 900
+    assert await auth.refresh(db, auth.Rotation(token.sid, b"", b"next", 10, 60, 600)) is not None
+    assert await auth.logout(db, caller) == "done"
+    assert await auth.open_session(db, who, token) == "done"
+    assert await users.get(db, caller) is None
+
+
+async def test_no_session_is_opened_for_others(db: Database, connection: asyncpg.Connection) -> None:
+    now = int(time.time())
+    local, _, _ = await registered(db)
+    inactive = await someone(connection, is_active=False)
+    refused = await someone(connection)
+    await connection.execute(
+        "update user_state set tokens_valid_from = to_timestamp($2::float8) where user_id = $1",
+        refused,
+        now + 0.5,
+    )
+    for who in (local.user_id, inactive, refused, uuid.uuid4().hex):
+        token = foreign(now)
+        assert await auth.open_session(db, who, token) is None
+        assert await users.get(db, Caller(who, token.sid)) is None
+    assert await auth.open_session(db, refused, foreign(now + 1)) == "done"
+
+
+async def test_a_session_opened_amid_a_logout_of_all_ends_too(
+    db: Database, connection: asyncpg.Connection
+) -> None:
+    """Even one that commits while the logout waits for its lock, which its statement cannot see."""
+    now = int(time.time())
+    who = await someone(connection)
+    first, meanwhile = foreign(now), foreign(now - 1)
+    assert await auth.open_session(db, who, first) == "done"
+    transaction = connection.transaction()
+    await transaction.start()
+    opened = (meanwhile.sid, None, None, meanwhile.issued, meanwhile.expires)
+    assert await connection.fetchval(auth.OPEN_SESSION.sql, who, *opened) == "done"
+    leaving = asyncio.create_task(auth.logout_all(db, Caller(who, first.sid)))
+    await waited_for(connection)
+    await transaction.commit()
+    assert await leaving == "done"
+    live = "select count(*) from sessions where user_id = $1 and revoked_at is null"
+    assert await connection.fetchval(live, who) == 0
+
+
+async def test_a_token_first_seen_amid_a_logout_of_all_is_refused(
+    db: Database, connection: asyncpg.Connection
+) -> None:
+    now = int(time.time())
+    who = await someone(connection)
+    first = foreign(now)
+    assert await auth.open_session(db, who, first) == "done"
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await connection.fetchval(auth.LOGOUT_ALL.sql, who, first.sid) == "done"
+    opening = asyncio.create_task(auth.open_session(db, who, foreign(now - 1)))
+    await waited_for(connection)
+    await transaction.commit()
+    assert await opening is None
+
+
+async def waited_for(connection: asyncpg.Connection) -> None:
+    """Wait until a statement waits for this connection's transaction."""
+    sql = "select exists (select from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid)))"
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(sql):
+            await asyncio.sleep(0.01)
 
 
 async def test_an_account_is_changed_where_the_hash_still_holds(db: Database) -> None:

@@ -73,6 +73,8 @@ VALUES: dict[str, Any] = {
     "idle": 3600,
     "ttl": 7200,
     "grace": 10,
+    "issued": 1_800_000_000,
+    "expires": 1_800_000_900,
     # seeds
     "id": "seeded",
     "is_admin": False,
@@ -101,7 +103,12 @@ EACH = {
     "priorities": "{3}",
     "due_dates": "{null}",
 }
-OWN_SESSION = {"auth.register", "auth.login", "seed.session"}  # statements that open the session `sid`
+OWN_SESSION = {
+    "auth.register",
+    "auth.login",
+    "auth.open_session",
+    "seed.session",
+}  # statements that open the session `sid`
 # What walks whole tables, in batches, has plan tests of its own: test_retention_plans.py.
 RIDING = [
     statement

@@ -68,14 +68,17 @@ async def add_key(hand: Connection, user_id: str, created_at: Any) -> str:
     return key
 
 
-async def add_session(hand: Connection, user_id: str, revoked_at: Any, expires_at: Any) -> uuid.UUID:
+async def add_session(
+    hand: Connection, user_id: str, revoked_at: Any, expires_at: Any, refresh_hash: bytes = b"hash"
+) -> uuid.UUID:
     id = uuid.uuid4()
     await hand.execute(
-        "insert into sessions (id, user_id, refresh_hash, revoked_at, expires_at) values ($1, $2, '', $3, $4)",
+        "insert into sessions (id, user_id, refresh_hash, revoked_at, expires_at) values ($1, $2, $5, $3, $4)",
         id,
         user_id,
         revoked_at,
         expires_at,
+        refresh_hash,
     )
     return id
 
@@ -137,6 +140,21 @@ async def test_the_first_moment_that_is_kept(own: Database, hand: Connection) ->
     await add_key(hand, user, BEFORE - TICK)
     assert (await rows.keys(own, BEFORE, purge.TRIPLE)).removed == 1
     assert await ids(hand, "idempotency_keys", "key") == [key]
+
+
+async def test_a_session_without_a_refresh_token_stays_until_its_token_has_expired(
+    own: Database, hand: Connection
+) -> None:
+    user = (await someone(own)).user_id
+    await hand.execute("delete from sessions")
+    now = datetime.now(UTC)
+    ended = await add_session(hand, user, now - LONG_AGO, now + LATELY, b"")
+    lately = await add_session(hand, user, now - LONG_AGO, now - LATELY, b"")
+    await add_session(hand, user, now - LONG_AGO, now - LONG_AGO, b"")
+    await add_session(hand, user, None, now - LONG_AGO, b"")
+    assert (await rows.count(own, MONTH.seconds)).sessions == 2
+    await purge.run(own, MONTH, dry_run=False)
+    assert await ids(hand, "sessions") == sorted([ended, lately])
 
 
 async def test_the_moments_are_the_databases(own: Database, hand: Connection) -> None:

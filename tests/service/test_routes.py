@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 
 from service.app import create_app
@@ -17,6 +18,7 @@ from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES, Route
 from service.settings import Settings
 from tests.conftest import Account, sign_up, started, turn
 from tests.service.accounts import promote
+from tests.service.provider import Instance, Provider, instance, providing, theirs
 
 PRIVATE = [route for route in ROUTES if BASE + route.path not in PUBLIC]
 KEYED = [route for route in ROUTES if route.header == IDEMPOTENCY_KEY]
@@ -222,6 +224,35 @@ async def test_statement_budget(
     answer = await client.request(route.method, url, json=body(route, user), headers=user.headers)
     assert answer.status_code == route.status
     assert len(sent) == BUDGET.get(name(route), 1)
+
+
+@pytest.fixture(scope="module")
+async def provided(settings: Settings) -> AsyncIterator[tuple[Instance, Provider]]:
+    """The same of a service that takes an identity provider's tokens."""
+    async with providing() as provider:
+        taking = msgspec.structs.replace(settings, identity_issuer=provider.issuer)
+        async with instance(taking) as service:
+            yield service, provider
+
+
+@every(PRIVATE)
+async def test_statement_budget_under_a_providers_token(
+    route: Route, provided: tuple[Instance, Provider], connection: asyncpg.Connection
+) -> None:
+    """The first request opens its session; the others cost what they do under a token of ours."""
+    service, provider = provided
+    id = await theirs(connection)
+    user = Account(id, "", "x", {"refresh_token": ""}, provider.bearer(id))
+    service.sent.clear()
+    assert (await service.client.get(f"{BASE}/users/me", headers=user.headers)).status_code == 200
+    assert len(service.sent) == 2
+    if route in ADMINS:
+        await promote(connection, user)
+    url = await path(route, service.client, user)
+    service.sent.clear()
+    answer = await service.client.request(route.method, url, json=body(route, user), headers=user.headers)
+    assert answer.status_code == (422 if name(route) in BUDGET else route.status)  # they have no password
+    assert len(service.sent) == 1
 
 
 @every(KEYED)

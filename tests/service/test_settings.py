@@ -67,6 +67,8 @@ def test_empty_is_not_set(name: str) -> None:
         ("DRAIN_SECONDS", "0", 0.0),
         ("LOG_FORMAT", "json", "json"),
         ("LOG_LEVEL", "error", "error"),
+        ("IDENTITY_ISSUER", "https://auth.example.com/", "https://auth.example.com/"),
+        ("IDENTITY_ISSUER", "http://auth:3000/base", "http://auth:3000/base"),
         ("RATE_LIMITS", "off", "off"),
         ("TITLE_MAX_LENGTH", "500", 500),
         ("DESCRIPTION_MAX_LENGTH", "20000", 20_000),
@@ -137,6 +139,16 @@ def test_proxies() -> None:
         ("LOG_FORMAT", "xml", "xml"),
         ("LOG_LEVEL", "INFO", "INFO"),
         ("RATE_LIMITS", "no", "no"),
+        ("IDENTITY_ISSUER", "auth.example.com", "a URL such as"),
+        ("IDENTITY_ISSUER", "ftp://auth.example.com", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://h:port", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://[::1", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://u:p@auth.example.com", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://auth.example.com#x", "a URL such as"),
+        ("IDENTITY_ISSUER", "https://auth.example .com", "a URL such as"),
+        ("IDENTITY_AUDIENCE", "ours", "without IDENTITY_ISSUER"),
+        ("IDENTITY_JWKS_URL", "https://auth.example.com/keys", "without IDENTITY_ISSUER"),
         ("TITLE_MAX_LENGTH", "501", "<= 500"),
         ("DESCRIPTION_MAX_LENGTH", "20001", "<= 20000"),
         ("ACCESS_TOKEN_TTL", "0", ">= 1"),
@@ -212,6 +224,19 @@ def test_production() -> None:
 def test_production_refuses(change: dict[str, str], complaint: str) -> None:
     [line] = wrong(PRODUCTION | change)
     assert line.startswith(complaint)
+
+
+@pytest.mark.parametrize("name", ["IDENTITY_ISSUER", "IDENTITY_JWKS_URL"])
+def test_an_identity_provider_is_asked_by_tls_in_production(name: str) -> None:
+    issuer = {"IDENTITY_ISSUER": "https://auth.example.com"}
+    for url in ("http://auth.example.com", "http://10.0.0.1:3000", "http://localhost.example.com"):
+        [line] = wrong(PRODUCTION | issuer | {name: url})
+        assert line == f"{name}: it must begin with https:// in production, but for loopback"
+        assert load(issuer | {name: url})
+    for url in ("https://10.0.0.1/x?y=z", "http://localhost:3000", "http://127.0.0.1:3000", "http://[::1]/x"):
+        assert load(PRODUCTION | issuer | {name: url})
+    [line] = wrong(issuer | {"IDENTITY_JWKS_URL": "keys"})
+    assert line.startswith("IDENTITY_JWKS_URL: it must be a URL")
 
 
 def test_production_names_all_that_is_missing() -> None:
