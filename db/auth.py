@@ -59,6 +59,7 @@ class Foreign(msgspec.Struct):
     """A session to be opened for a token of an identity provider, `issued` and `expires` in seconds since 1970."""
 
     sid: str
+    user_id: str
     user_agent: str | None
     ip: str | None
     issued: int
@@ -119,9 +120,9 @@ async def refresh(db: Database, rotation: Rotation) -> Refreshed | None:
     return None if row is None else Refreshed(row[0], User(*row[1:]))
 
 
-async def open_session(db: Database, user_id: str, foreign: Foreign) -> Literal["done"] | None:
+async def open_session(db: Database, foreign: Foreign) -> Literal["done"] | None:
     """Open a session unless it is known; None where the token is of nobody here, or from before all were refused."""
-    row = await db.one(OPEN_SESSION, user_id, *astuple(foreign))
+    row = await db.one(OPEN_SESSION, *astuple(foreign))
     return None if row is None else row[0]
 
 

@@ -53,9 +53,9 @@ class Identity:
         claims = await self._verified(token)
         caller = Caller(claims.sub, _session(token))
         until = int(claims.exp) + LEEWAY
-        foreign = auth.Foreign(caller.sid, *whence(headers, address), int(claims.iat), until)
+        foreign = auth.Foreign(caller.sid, caller.user_id, *whence(headers, address), int(claims.iat), until)
         try:
-            opened = await auth.open_session(self._db, caller.user_id, foreign)
+            opened = await auth.open_session(self._db, foreign)
         except Unstorable:  # a subject that no row can have
             opened = None
         if opened is None:

@@ -90,7 +90,7 @@ join users u on u.id = j.user_id
 
 -- name: open_session
 -- kind: write
--- takes: user_id text, sid uuid, user_agent text, ip inet, issued bigint, expires bigint
+-- takes: sid uuid, user_id text, user_agent text, ip inet, issued bigint, expires bigint
 -- rides on: user_state_pkey, users_pkey
 -- A session for a token of an identity provider, when it is first seen: issued and expiring in seconds since 1970, `sid` made of
 -- the token. No row: nobody of the provider's (there is no such user, or one with a password of ours, or an inactive one), or
@@ -101,13 +101,13 @@ with known as (
     update user_state us
     set tokens_valid_from = us.tokens_valid_from
     from users u
-    where us.user_id = $1 and us.is_active and us.tokens_valid_from <= to_timestamp($5::bigint)
+    where us.user_id = $2 and us.is_active and us.tokens_valid_from <= to_timestamp($5::bigint)
       and u.id = us.user_id and u.password_hash is null
     returning us.user_id
 ),
 opened as (
     insert into sessions (id, user_id, refresh_hash, user_agent, ip, expires_at)
-    select $2, k.user_id, '', $3, $4, to_timestamp($6::bigint)
+    select $1, k.user_id, '', $3, $4, to_timestamp($6::bigint)
     from known k
     on conflict (id) do nothing
 )

@@ -6,6 +6,7 @@ import uuid
 
 import asyncpg
 import pytest
+from msgspec.structs import astuple
 
 from db import auth, tasks, users
 from db.caller import Caller
@@ -98,8 +99,8 @@ async def test_sessions_are_listed_and_ended(db: Database, stranger: Caller) -> 
     assert await auth.logout(db, caller) is None
 
 
-def foreign(issued: int, sid: str | None = None) -> auth.Foreign:
-    return auth.Foreign(sid or str(uuid.uuid4()), "pytest", "::1", issued, issued + 900)
+def foreign(user_id: str, issued: int) -> auth.Foreign:
+    return auth.Foreign(str(uuid.uuid4()), user_id, "pytest", "::1", issued, issued + 900)
 
 
 async def test_a_session_is_opened_for_a_token_of_a_provider(
@@ -107,10 +108,10 @@ async def test_a_session_is_opened_for_a_token_of_a_provider(
 ) -> None:
     now = int(time.time())
     who = await someone(connection)
-    token = foreign(now)
+    token = foreign(who, now)
     caller = Caller(who, token.sid)
     for _ in range(2):  # every instance that sees the token does so
-        assert await auth.open_session(db, who, token) == "done"
+        assert await auth.open_session(db, token) == "done"
     sessions = await auth.list_sessions(db, caller)
     assert sessions
     (session,) = sessions
@@ -118,7 +119,7 @@ async def test_a_session_is_opened_for_a_token_of_a_provider(
     assert session.expires_at.timestamp() == now + 900
     assert await auth.refresh(db, auth.Rotation(token.sid, b"", b"next", 10, 60, 600)) is not None
     assert await auth.logout(db, caller) == "done"
-    assert await auth.open_session(db, who, token) == "done"
+    assert await auth.open_session(db, token) == "done"
     assert await users.get(db, caller) is None
 
 
@@ -133,10 +134,10 @@ async def test_no_session_is_opened_for_others(db: Database, connection: asyncpg
         now + 0.5,
     )
     for who in (local.user_id, inactive, refused, uuid.uuid4().hex):
-        token = foreign(now)
-        assert await auth.open_session(db, who, token) is None
+        token = foreign(who, now)
+        assert await auth.open_session(db, token) is None
         assert await users.get(db, Caller(who, token.sid)) is None
-    assert await auth.open_session(db, refused, foreign(now + 1)) == "done"
+    assert await auth.open_session(db, foreign(refused, now + 1)) == "done"
 
 
 async def test_a_session_opened_amid_a_logout_of_all_ends_too(
@@ -145,12 +146,12 @@ async def test_a_session_opened_amid_a_logout_of_all_ends_too(
     """Even one that commits while the logout waits for its lock, which its statement cannot see."""
     now = int(time.time())
     who = await someone(connection)
-    first, meanwhile = foreign(now), foreign(now - 1)
-    assert await auth.open_session(db, who, first) == "done"
+    first, meanwhile = foreign(who, now), foreign(who, now - 1)
+    assert await auth.open_session(db, first) == "done"
     transaction = connection.transaction()
     await transaction.start()
-    opened = (meanwhile.sid, None, None, meanwhile.issued, meanwhile.expires)
-    assert await connection.fetchval(auth.OPEN_SESSION.sql, who, *opened) == "done"
+    opened = astuple(meanwhile)
+    assert await connection.fetchval(auth.OPEN_SESSION.sql, *opened) == "done"
     leaving = asyncio.create_task(auth.logout_all(db, Caller(who, first.sid)))
     await waited_for(connection)
     await transaction.commit()
@@ -164,12 +165,12 @@ async def test_a_token_first_seen_amid_a_logout_of_all_is_refused(
 ) -> None:
     now = int(time.time())
     who = await someone(connection)
-    first = foreign(now)
-    assert await auth.open_session(db, who, first) == "done"
+    first = foreign(who, now)
+    assert await auth.open_session(db, first) == "done"
     transaction = connection.transaction()
     await transaction.start()
     assert await connection.fetchval(auth.LOGOUT_ALL.sql, who, first.sid) == "done"
-    opening = asyncio.create_task(auth.open_session(db, who, foreign(now - 1)))
+    opening = asyncio.create_task(auth.open_session(db, foreign(who, now - 1)))
     await waited_for(connection)
     await transaction.commit()
     assert await opening is None
