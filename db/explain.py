@@ -45,6 +45,7 @@ MADE_UP: dict[str, str | None] = {
     "tasks": "[]",
     "operations": "[]",
     "revisions": "{}",
+    "users": "[]",
     "place": f'["{SID}", "0", "0"]',
 }
 # And else by type.
@@ -106,8 +107,8 @@ async def sign_in(
 
 
 def explainable(statement: Statement) -> bool:
-    """Whether a statement has a plan: blocks and `analyze` have none."""
-    return not statement.sql.startswith(("do ", "analyze"))
+    """Whether a statement has a plan: blocks, `analyze` and `vacuum` have none."""
+    return not statement.sql.startswith(("do ", "analyze", "vacuum"))
 
 
 def values(

@@ -20,16 +20,16 @@ async def mark(db: Database) -> int:
     return (row and row[0]) or 0
 
 
-async def tasks(db: Database, last: int, user_ids: Sequence[str]) -> int:
+async def tasks(db: Database, last: int, users: Sequence[str]) -> int:
     """Delete what those users were given since the mark `last`; how many."""
-    row = await db.one(TASKS, last, _json(user_ids))
+    row = await db.one(TASKS, last, _json(users))
     assert row is not None
     return int(row[0])
 
 
-async def tombstones(db: Database, last: int, user_ids: Sequence[str]) -> int:
+async def tombstones(db: Database, last: int, users: Sequence[str]) -> int:
     """Delete what tells of them; how many."""
-    row = await db.one(TOMBSTONES, last, _json(user_ids))
+    row = await db.one(TOMBSTONES, last, _json(users))
     assert row is not None
     return int(row[0])
 
@@ -39,5 +39,5 @@ async def vacuum(db: Database) -> None:
     await db.one(VACUUM)
 
 
-def _json(user_ids: Sequence[str]) -> str:
-    return msgspec.json.encode(user_ids).decode()
+def _json(users: Sequence[str]) -> str:
+    return msgspec.json.encode(users).decode()

@@ -9,7 +9,7 @@ select max(t.id) as last from tasks t
 
 -- name: tasks
 -- kind: write
--- takes: last bigint, user_ids text
+-- takes: last bigint, users text
 -- rides on:
 -- Deletes what those users, a JSON array, were given since the mark; how many.
 with done as (
@@ -21,7 +21,7 @@ select count(*) as swept from done d
 
 -- name: tombstones
 -- kind: write
--- takes: last bigint, user_ids text
+-- takes: last bigint, users text
 -- rides on:
 -- Deletes what tells of the tasks deleted; how many.
 with done as (

@@ -376,7 +376,7 @@ async def test_what_does_not_start_is_absent_with_its_reason(tmp_path: Path) -> 
 
 
 def test_a_complaint_tells_no_address_and_no_folder() -> None:
-    told = said("npm error\nrequest to https://a.registry/fastify failed\n  at /home/me/.cache/x.js:3\n")
+    told = said("npm error\nrequest to https://a.registry/fastify failed\n  at /srv/me/.cache/x.js:3\n")
     assert told == "npm error / request to (an address) failed / at (a folder):3"
     assert said("") == "it said nothing"
 
