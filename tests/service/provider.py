@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from service.app import create_app
 from service.edge import Edge
 from service.settings import Settings
-from tests.conftest import started
+from tests.conftest import started, turn
 from tests.db.hands import someone
 
 JWKS = "/api/auth/jwks"
@@ -162,7 +162,9 @@ async def instance(settings: Settings) -> AsyncIterator[Instance]:
     clock = edge.app.state.identity.keys.clock = Clock()
     async with started(edge):
         transport = httpx.ASGITransport(edge, raise_app_exceptions=False, client=("192.0.2.7", 1))  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", event_hooks={"response": [turn]}
+        ) as client:
             await client.get("/readyz")
             sent.clear()
             yield Instance(edge, client, sent, clock)
