@@ -9,8 +9,15 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def of_tree(pid: int) -> float:
-    """Seconds so far of a process, of its children and theirs, and of those that it has outlived."""
-    return sum((_own(pid), _outlived(pid), *(of_tree(child) for child in children(pid))))
+    """Seconds so far of a process, of its children and theirs, and of those that it has outlived.
+
+    Read again where a child ended meanwhile: it would be in neither of the two, or in both.
+    """
+    while True:
+        outlived = _outlived(pid)
+        seconds = sum((_own(pid), outlived, *(of_tree(child) for child in children(pid))))
+        if _outlived(pid) == outlived:
+            return seconds
 
 
 def _own(pid: int) -> float:

@@ -122,3 +122,18 @@ def test_cpu_is_of_a_process_and_all_its_children() -> None:
         assert cpu.of_tree(process.pid) > 0.35  # the child's is in whole ticks
         process.communicate(b"\n")
     assert cpu.of_tree(process.pid) == 0
+
+
+def test_a_child_that_ends_meanwhile_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = {7: 2.0}  # the child's seconds; the parent has them as soon as it is gone
+    ends = iter((True,))
+
+    def children(pid: int) -> list[int]:
+        if next(ends, False):
+            alive.clear()
+        return [*alive] if pid == 1 else []
+
+    monkeypatch.setattr(cpu, "children", children)
+    monkeypatch.setattr(cpu, "_own", lambda pid: alive.get(pid, 0.0))
+    monkeypatch.setattr(cpu, "_outlived", lambda pid: 0.0 if alive or pid != 1 else 2.0)
+    assert [cpu.of_tree(1) for _ in range(2)] == [2.0, 2.0]
