@@ -21,8 +21,9 @@ def latency(report: Report) -> str:
     if drawable():
         from benchmarks.plots import percentiles
 
-        chunks = [report.runs[n : n + TOGETHER] for n in range(0, len(report.runs), TOGETHER)]
-        drawn = [percentiles(f"latency{n}", runs) for n, runs in enumerate(chunks)]
+        runs = sorted(report.runs, key=lambda run: run.loop == "closed")
+        chunks = [runs[n : n + TOGETHER] for n in range(0, len(runs), TOGETHER)]
+        drawn = [percentiles(f"latency{n}", chunk) for n, chunk in enumerate(chunks)]
     said = (
         "An open loop sends when a request is due and counts from that moment, so that whoever waited for a stalled service "
         "is counted. A closed loop sends when the last answer is there: it finds ceilings, and its latency is mostly waiting."
@@ -154,28 +155,26 @@ def _point(curve: Curve, n: int, *, idle: bool) -> tuple[str, ...]:
 def peers(report: Report) -> str:
     if not report.peers:
         return ""
-    connections = wanted().connections
     fast, dear, tables = [], [], ""
     for scenario in TITLES:
-        runs = [(peer, run) for peer in report.peers if (run := typical(peer.runs, scenario, connections))]
+        runs = [(peer, run) for peer in report.peers if (run := typical(peer.runs, scenario))]
         runs.sort(key=lambda both: -both[1].per_second)
         if runs and drawable():
             from benchmarks.plots import costs, speeds
 
             fast.append(speeds(f"speed-{scenario}", runs, TITLES[scenario]))
-            if any(cost(run) for _, run in runs):
-                dear.append(
-                    costs(f"cost-{scenario}", [both for both in runs if cost(both[1])], TITLES[scenario])
-                )
-        tables += (
-            f"<h3>{TITLES[scenario].capitalize()}</h3>{_rounds(runs, scenario, connections)}" if runs else ""
-        )
+            if known := [(peer, run) for peer, run in runs if run.postgres_cpu_us is not None]:
+                dear.append(costs(f"cost-{scenario}", known, TITLES[scenario]))
+        tables += f"<h3>{TITLES[scenario].capitalize()}</h3>{_rounds(runs, scenario)}" if runs else ""
     gone = "".join(text(f"{named(peer)} is absent: {peer.absent}") for peer in report.peers if peer.absent)
     kept = {
         named(peer): ", ".join(f"{what} {version}" for what, version in peer.versions.items())
         for peer in report.peers
     }
-    said = f"{connections} connections in closed loop, taking turns; each figure is that of the round in the middle."
+    said = (
+        f"{wanted().connections} connections in closed loop, taking turns; pgbench has as many as give the most. Each figure is "
+        "that of the round in the middle."
+    )
     return (
         text(said, "quiet")
         + plots(fast)
@@ -186,15 +185,16 @@ def peers(report: Report) -> str:
     )
 
 
-def _rounds(runs: Sequence[tuple[Peer, Run]], scenario: str, connections: int) -> str:
+def _rounds(runs: Sequence[tuple[Peer, Run]], scenario: str) -> str:
     rows = []
     for peer, run in runs:
-        speeds = [r.per_second for r in peer.runs if r.scenario == scenario and r.connections == connections]
+        speeds = [r.per_second for r in peer.runs if r.scenario == scenario]
         rounds = f"{count(min(speeds))} .. {count(max(speeds))}"
         rows.append(
             (
                 peer.name,
                 str(peer.processes),
+                str(run.connections),
                 count(median(speeds)),
                 rounds,
                 ms(run.latency.p50_ms),
@@ -208,6 +208,7 @@ def _rounds(runs: Sequence[tuple[Peer, Run]], scenario: str, connections: int) -
     header = (
         "program",
         "processes",
+        "connections",
         "a second",
         "all rounds",
         "p50, ms",

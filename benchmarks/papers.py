@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.ratios import TITLES, US, named, speed, wanted, written
 from benchmarks.results import Peer, Report
-from benchmarks.summary import count, margin, ms, slopes, title_of
+from benchmarks.summary import count, margin, ms, slopes, target, title_of
 
 BEGIN = (
     "<!-- figures: {name} (written by: python -m benchmarks.report readme benchmarks/report/report.json) -->"
@@ -47,10 +47,10 @@ def peers(report: Report) -> str:
         f"| {connections} connections, requests a second | {' | '.join(TITLES.values())} |",
         "|---" * 4 + "|",
     ]
-    present.sort(key=lambda peer: (peer.name != US, -(speed(peer.runs, "single", connections) or 0)))
+    present.sort(key=lambda peer: (peer.name != US, -(speed(peer.runs, "single") or 0)))
     us = next((peer for peer in present if peer.name == US and peer.processes == 1), None)
     lines += [
-        f"| {_bold(peer)} | {' | '.join(_cell(peer, s, us, connections) for s in TITLES)} |"
+        f"| {_label(peer, connections)} | {' | '.join(_cell(peer, s, us) for s in TITLES)} |"
         for peer in present
     ]
     return "\n".join([*lines, "", _made(report)])
@@ -62,7 +62,7 @@ def targets(report: Report) -> str:
         return "Not measured yet."
     lines = ["| target, p99 | limit | measured | to spare |", "|---|---|---|---|"]
     lines += [
-        f"| {v.target} | {v.limit_ms:g} ms | {ms(v.p99_ms)} ms | {f'{margin(v):.0f} %' if v.passed else '**missed**'} |"
+        f"| {target(v)} | {v.limit_ms:,g} ms | {ms(v.p99_ms)} ms | {f'{margin(v):.0f} %' if v.passed else '**missed**'} |"
         for v in report.verdicts
     ]
     return "\n".join(lines)
@@ -83,22 +83,23 @@ def growing(report: Report) -> str:
     return "\n".join([*lines, "", _made(report)])
 
 
-def _bold(peer: Peer) -> str:
-    return f"**{named(peer)}**" if peer.name == US else named(peer)
+def _label(peer: Peer, connections: int) -> str:
+    """A peer, and its connections where they are others."""
+    others = sorted({run.connections for run in peer.runs} - {connections})
+    name = f"{named(peer)}, {' or '.join(map(str, others))} connections" if others else named(peer)
+    return f"**{name}**" if peer.name == US else name
 
 
-def _cell(peer: Peer, scenario: str, us: Peer | None, connections: int) -> str:
-    theirs = speed(peer.runs, scenario, connections)
-    mine = speed(us.runs, scenario, connections) if us else None
+def _cell(peer: Peer, scenario: str, us: Peer | None) -> str:
+    theirs = speed(peer.runs, scenario)
+    mine = speed(us.runs, scenario) if us else None
     if not theirs:
         return ""
     return count(theirs) if peer.name == US or not mine else f"{count(theirs)} (x {written(mine / theirs)})"
 
 
 def _made(report: Report) -> str:
-    machine = ", ".join(
-        report.machine[name] for name in ("CPU", "memory", "kernel") if name in report.machine
-    )
+    machine = ", ".join(report.machine[name] for name in ("CPU", "memory") if name in report.machine)
     quick = " A quick run, with little data and short loads: not to be quoted." if report.quick else ""
     return f"{report.started:%Y-%m-%d}, {machine}, {report.machine.get('cores', '?')} cores.{quick}"
 

@@ -118,9 +118,9 @@ def costs(name: str, peers: Sequence[tuple[Peer, Run]], heading: str) -> str:
     def draw(axes: Any) -> None:
         service = [run.service_cpu_us or 0 for _, run in peers]
         postgres = [run.postgres_cpu_us or 0 for _, run in peers]
-        told = [f"{a:,.0f} + {b:,.0f}" for a, b in zip(service, postgres, strict=True)]
+        told = [f"{a:,.0f} + {b:,.0f}" if a else f"{b:,.0f}" for a, b in zip(service, postgres, strict=True)]
         _bars(axes, peers, service, postgres, told)
-        axes.set_title(f"{heading}, CPU µs: service + PostgreSQL", loc="left")
+        axes.set_title(f"{heading}, CPU µs, service + PG", loc="left")
 
     return _svg(name, draw, f"{heading}: CPU of a request", 0.26 * len(peers) - 2.4)
 

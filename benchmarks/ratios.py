@@ -29,7 +29,7 @@ class Against(Struct, frozen=True):
 class Wanted(Struct, frozen=True):
     """The file `wanted.toml`."""
 
-    connections: int
+    connections: int  # of all but pgbench, which has as many as give the most
     against: list[Against]
 
 
@@ -71,21 +71,21 @@ def ratios(report: Report, asked: Wanted | None = None) -> list[Ratio]:
     """Every ratio that is wanted, peer by peer."""
     asked = asked or wanted()
     return [
-        _ratio(report, against, scenario, least, asked.connections)
+        _ratio(report, against, scenario, least)
         for against in asked.against
         for scenario, least in against.wanted.items()
     ]
 
 
-def typical(runs: Iterable[Run], scenario: str, connections: int) -> Run | None:
+def typical(runs: Iterable[Run], scenario: str) -> Run | None:
     """Of the rounds of a scenario the one in the middle by requests a second; of two in the middle the slower."""
-    rounds = _rounds(runs, scenario, connections)
+    rounds = [run for run in runs if run.scenario == scenario]
     return sorted(rounds, key=lambda run: run.per_second)[(len(rounds) - 1) // 2] if rounds else None
 
 
-def speed(runs: Iterable[Run], scenario: str, connections: int) -> float | None:
+def speed(runs: Iterable[Run], scenario: str) -> float | None:
     """Requests a second, the median of the rounds."""
-    rounds = _rounds(runs, scenario, connections)
+    rounds = [run for run in runs if run.scenario == scenario]
     return median(run.per_second for run in rounds) if rounds else None
 
 
@@ -94,11 +94,11 @@ def named(peer: Peer) -> str:
     return f"{peer.name} x {peer.processes}" if peer.processes > 1 else peer.name
 
 
-def _ratio(report: Report, against: Against, scenario: str, least: float, connections: int) -> Ratio:
+def _ratio(report: Report, against: Against, scenario: str, least: float) -> Ratio:
     peer = _peer(report, against.peer, against.processes)
     us = _peer(report, US, against.ours)
-    mine = speed(us.runs, scenario, connections)
-    theirs = speed(peer.runs, scenario, connections)
+    mine = speed(us.runs, scenario)
+    theirs = speed(peer.runs, scenario)
     if not mine or not theirs:
         why = peer.absent or us.absent or f"no {TITLES.get(scenario, scenario)} was measured"
         return Ratio(against, scenario, least, None, why)
@@ -110,7 +110,3 @@ def _peer(report: Report, name: str, processes: int) -> Peer:
         (peer for peer in report.peers if peer.name == name and peer.processes == processes),
         Peer(name, {}, processes, absent=report.left_out.get("peers", "was not run")),
     )
-
-
-def _rounds(runs: Iterable[Run], scenario: str, connections: int) -> list[Run]:
-    return [run for run in runs if run.scenario == scenario and run.connections == connections]

@@ -69,9 +69,13 @@ def margin(verdict: Verdict) -> float:
     return 100 * (1 - verdict.p99_ms / verdict.limit_ms)
 
 
+def target(verdict: Verdict) -> str:
+    """What is measured, and where that is not all of the service."""
+    return f"{verdict.target}{' in the database' if verdict.where == 'database' else ''}"
+
+
 def missed(verdict: Verdict) -> str:
-    where = " in the database" if verdict.where == "database" else ""
-    return f"{verdict.target}{where} ({ms(verdict.p99_ms)} of {verdict.limit_ms:g} ms)"
+    return f"{target(verdict)} ({ms(verdict.p99_ms)} of {verdict.limit_ms:g} ms)"
 
 
 def shortfall(ratio: Ratio) -> str:
@@ -98,7 +102,8 @@ def _targets(report: Report) -> Line:
 def _ratios(report: Report) -> Line:
     found = [ratio for ratio in ratios(report) if ratio.found is not None]
     if not found:
-        return Line(None, "Peers", _not_run(report, "peers"))
+        why = report.left_out.get("peers") or next(ratio.why for ratio in ratios(report))
+        return Line(None, "Peers", f"Not measured: {why}.")
     short = [ratio for ratio in found if not ratio.reached]
     asked = len(ratios(report))
     text = f"{len(found) - len(short)} of {asked} ratios reached"

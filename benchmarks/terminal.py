@@ -100,7 +100,7 @@ def _peers(report: Report) -> str:
     rows: list[Row] = []
     for peer in report.peers:
         for scenario in TITLES:
-            run = typical(peer.runs, scenario, connections)
+            run = typical(peer.runs, scenario)
             if run:
                 shown = _run(f"{title(run)}: {named(peer)}", run)
                 rows.append((shown[0], *shown[2:]))
