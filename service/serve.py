@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
@@ -132,6 +133,7 @@ def _run(settings: Settings, token: str | None) -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=int(settings.keep_alive_timeout * 1000)),
         websockets=False,
         backlog=4096,
         backpressure=16_384,

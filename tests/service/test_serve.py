@@ -123,6 +123,15 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, migrated_database: s
     assert answers == [b"HTTP/1.1 201 Created\r\n"] * 8
 
 
+def test_a_quiet_connection_is_closed_when_its_time_is_up(tmp_path: Path, migrated_database: str) -> None:
+    with served(tmp_path, DATABASE_URL=migrated_database, KEEP_ALIVE_TIMEOUT="1") as running:
+        host, port = running.base.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            assert client.recv(65536) == b""
+
+
 def test_a_killed_server_leaves_no_worker_on_the_port(tmp_path: Path, migrated_database: str) -> None:
     with served(tmp_path, DATABASE_URL=migrated_database) as running:
         running.stop(signal.SIGKILL)
