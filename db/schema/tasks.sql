@@ -191,7 +191,8 @@ begin
     end if;
     if tg_op = 'UPDATE' then
         insert into task_texts (user_id, task_id, text)
-    values (new.user_id, new.id, left(lower(new.title || ' ' || coalesce(new.description, '')), 300)) on conflict (user_id, task_id) do update
+    values (new.user_id, new.id, left(lower(new.title || ' ' || coalesce(new.description, '')), 300))
+    on conflict (user_id, task_id) do update
     set text = excluded.text;
     end if;
     return null;
@@ -206,7 +207,12 @@ CREATE OR REPLACE FUNCTION public.tasks_texts_made()
 AS $function$
 begin
     insert into task_texts (user_id, task_id, text)
-    select w.user_id, w.id, left(lower(w.title || ' ' || coalesce(w.description, '')), 300) from written w on conflict (user_id, task_id) do update
+    select w.user_id, w.id, left(lower(w.title || ' ' || coalesce(w.description, '')), 300) from written w;
+    return null;
+exception when unique_violation then
+    insert into task_texts (user_id, task_id, text)
+    select w.user_id, w.id, left(lower(w.title || ' ' || coalesce(w.description, '')), 300) from written w
+    on conflict (user_id, task_id) do update
     set text = excluded.text;
     return null;
 end

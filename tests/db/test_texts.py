@@ -78,6 +78,21 @@ async def test_a_long_text_is_cut_and_a_long_word_too(connection: Connection, us
     assert await said(connection, user) == f'{{"{task}": "long {"ü" * 295}"}}'
 
 
+async def test_what_is_left_of_another_task_is_written_over(connection: Connection, user: str) -> None:
+    """As it is where that one went while the triggers were off."""
+    [task] = await add(connection, user, "Buy milk")
+    await connection.execute("delete from tasks where id = $1", task)
+    await connection.execute(
+        "insert into task_texts (user_id, task_id, text) values ($1, $2, 'old')", user, task
+    )
+    await connection.execute(
+        "insert into tasks (id, user_id, title) overriding system value values ($1, $2, 'Buy tea')",
+        task,
+        user,
+    )
+    assert await said(connection, user) == f'{{"{task}": "buy tea "}}'
+
+
 TASKS = """
 insert into users (id, email) values ('anna', 'anna@example.com');
 insert into tasks (user_id, title, description)
