@@ -27,7 +27,7 @@ SLOW = (
 )  # what a quick run does without
 AWAY = ("peers", "growth")  # what needs data and a service of our own
 FULL, QUICK = Sizes(1000, 1_000_000, 50, 10_000), Sizes(100, 100_000, 5, 10_000)
-FULL_S, QUICK_S = 5.0, 1.5  # seconds of each load
+FULL_S, QUICK_S = 4.0, 1.5  # seconds of each load
 MANY = 1000  # connections
 MIX = 2  # times as long as a scenario alone
 
