@@ -136,11 +136,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.terminate()
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(process.wait(), KILL_AFTER)
-                return
-            process.kill()
-            await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+    if process.stderr is not None:  # read to its end, or asyncio complains of it once the loop is closed
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.stderr.read(), KILL_AFTER)
 
 
 def _installed(name: str) -> list[Tool]:

@@ -510,6 +510,23 @@ async def test_a_backup_that_is_ended_leaves_no_file_and_shows_no_password(
             assert not [line for line in _command_lines() if str(tmp_path) in line]
 
 
+def test_what_is_ended_leaves_no_open_pipe() -> None:
+    """Its loop is closed right after. A grandchild keeps the pipe open here, else it is a matter of luck."""
+
+    async def ended() -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", "sleep 0.5 & exit 1", stderr=asyncio.subprocess.PIPE
+        )
+        while process.returncode is None:
+            await asyncio.sleep(0.01)
+        await dump._end(process)
+        return process
+
+    process = asyncio.run(ended())
+    assert process.stderr is not None
+    assert process.stderr.at_eof()
+
+
 def _command_lines() -> Iterator[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
