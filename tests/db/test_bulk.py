@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from db import statements
+from db import imports, statements
 from db.pool import Database
 from tests.db.hands import add, connected, revision, revisions
 from tests.db.plans import work
@@ -160,6 +160,22 @@ async def test_the_work_grows_with_the_rows(
         await alone.execute("delete from users where id = 'nobody'")  # the others are read anew
     for sql in BULK:
         assert rows <= await work(alone, sql.format(rows=rows, users=users)) < 100 * rows, sql
+
+
+async def test_an_import_looks_up_its_keys_and_no_others(alone: asyncpg.Connection) -> None:
+    """Also of those it has brought itself, of which the planner knows nothing yet."""
+    await alone.execute("insert into users (id, email) select n, n || '@x' from generate_series(1, 20) n")
+    await alone.execute("insert into users (id, email) values ('ada', 'ada@x')")
+    await alone.execute(
+        "insert into tasks (user_id, title) select 1 + n % 20, 'x' from generate_series(1, 20000) n"
+    )
+    await alone.execute("vacuum analyze tasks")
+    await alone.execute(
+        "insert into tasks (user_id, title, import_key) select 'ada', 'x', n from generate_series(1, 3000) n"
+    )
+    keys = msgspec.json.encode([str(n) for n in range(2900, 3100)]).decode()
+    for _ in range(7):  # custom plans, and then a generic one
+        assert await work(alone, imports.KNOWN.sql, "ada", keys) < 5 * 200
 
 
 # Memory
