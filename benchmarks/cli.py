@@ -86,8 +86,8 @@ def bench(
     """Measure: the latency targets of the documents, each scenario alone, a realistic mix, growth, and peers.
 
     Without --url it starts a PostgreSQL of its own under .roundtrip/bench, seeds 1,000 users with 1,000,000 tasks (once;
-    50 of the users have 10,000 each), and serves them. All of it takes under 15 minutes. Exits with 1 where a target is
-    missed.
+    50 of the users have 10,000 each), and serves them. All of it takes about a quarter of an hour, the first time
+    some minutes more. Exits with 1 where a target is missed.
 
     benchmarks/README.md tells what each figure means.
     """
