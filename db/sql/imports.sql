@@ -28,8 +28,8 @@ for no key update of us
 -- kind: read
 -- takes: user_id text, keys text
 -- rides on: tasks_user_id_import_key_key
--- Which of the keys, a JSON array, the user has a task of, in the trash too. The limit keeps the planner from reading all keys of
--- the user: while an import goes on he knows nothing of those that it has brought.
+-- Which of the keys, a JSON array, the user has a task of, in the trash too. The limit keeps the planner, who
+-- knows nothing of the rows that an import has brought so far, from reading all keys of the user.
 select t.import_key
 from json_array_elements_text($2::text::json) k (key)
 cross join lateral (
