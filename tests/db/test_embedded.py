@@ -31,9 +31,11 @@ PATIENCE = 60.0
 
 # A client that says its URL, and then holds its lease until its input ends.
 CLIENT = """
+import signal
 import sys
 from pathlib import Path
 from db import embedded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
 server = embedded.start(Path(sys.argv[1]))
 print(server.url, flush=True)
 sys.stdin.read()
