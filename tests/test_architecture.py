@@ -95,11 +95,16 @@ def test_sql_lives_in_sql_files() -> None:
 
 def loaded(*names: str, **settings: str) -> list[str]:
     """Which modules a serving process has, of some."""
+    return serving(f"*[name for name in {names} if name in sys.modules]", **settings)
+
+
+def serving(tell: str, **settings: str) -> list[str]:
+    """What a serving process says of itself."""
     code = f"""
-import sys
+import gc, sys
 from service.asgi import create
 create()
-print(*[name for name in {names} if name in sys.modules])
+print({tell})
 """
     settings |= {"DATABASE_URL": "postgresql://localhost/none", "SECRET_KEY": "0123456789abcdef" * 2}
     done = subprocess.run(
@@ -121,6 +126,11 @@ def test_what_reads_a_providers_tokens_is_loaded_only_where_there_is_one() -> No
     reads = ("cryptography", "httpx", "jwt", "service.identity")
     assert loaded(*reads) == []
     assert loaded(*reads, IDENTITY_ISSUER="https://auth.example.com") == [*reads]
+
+
+def test_the_collector_leaves_alone_what_a_serving_process_has_loaded() -> None:
+    frozen, others = map(int, serving("gc.get_freeze_count(), len(gc.get_objects())"))
+    assert frozen > 100 * others
 
 
 def test_readme_lists_every_setting() -> None:
