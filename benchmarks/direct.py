@@ -115,7 +115,7 @@ def _pages(stack: Stack, n: int, shape: tasks.Shape, beyond: tuple[str, int]) ->
             page = await tasks.list(
                 db, shape, stack.callers[user], tasks.Version(), window, tasks.Filters(), ""
             )
-            if page is None or not page.tasks:
+            if page is None or not page.lines:
                 raise Unexpected("no tasks")
 
         yield call

@@ -85,16 +85,19 @@ class Outcome(msgspec.Struct):
 
 
 class Listed(msgspec.Struct):
-    """A page and the version of the list that it is of; `tasks` is None where that version was known.
+    """A page and the version of the list that it is of; not `fresh`, and empty, where that version was known.
 
-    `positions` are where each task stands in the sort; `until` is None where time alone changes nothing.
+    `lines` has a `Task` as JSON in each. `position` and `last_id` are where the last but one of a full page stands in the sort: the page
+    after it begins beyond. `until` is None where time alone changes nothing.
     """
 
     revision: int
-    until: int | None
+    fresh: bool
     total: int | None
-    tasks: Sequence[Task] | None
-    positions: Sequence[str]
+    until: int | None
+    lines: str | None
+    position: str | None
+    last_id: int | None
 
 
 class Stats(msgspec.Struct):
@@ -144,14 +147,8 @@ async def list(
 ) -> Listed | None:
     """A page of a list, of what has the words of `q` where it is searched; nothing is read where the version is still the `known` one."""
     given = {"plain": (), "filtered": astuple(filters), "searched": (*astuple(filters), q)}[shape.rows]
-    rows = await db.all(LISTS[shape], caller.user_id, caller.sid, *astuple(known), *astuple(window), *given)
-    if not rows:
-        return None
-    revision, fresh, total, until = rows[0][:4]
-    if not fresh:
-        return Listed(revision, until, total, None, ())
-    found = [row for row in rows if row[5] is not None]
-    return Listed(revision, until, total, [Task(*row[5:]) for row in found], [row[4] for row in found])
+    row = await db.one(LISTS[shape], caller.user_id, caller.sid, *astuple(known), *astuple(window), *given)
+    return None if row is None else Listed(*row)
 
 
 async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counted | None:

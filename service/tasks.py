@@ -73,13 +73,14 @@ async def list_tasks(request: Call) -> Response[TaskList]:
             page.q or "",
         )
     )
-    if found.tasks is None:
+    if not found.fresh:
         return _not_modified(request)
-    items = found.tasks[: page.limit]
+    lines = found.lines.split("\n") if found.lines else []
+    items = cast("Sequence[Task]", msgspec.Raw(f"[{','.join(lines[: page.limit])}]".encode()))
     cursor = None
     headers = {}
-    if len(found.tasks) > page.limit:
-        cursor = cursors.write(page.walk, found.positions[page.limit - 1], items[-1].id)
+    if len(lines) > page.limit and found.position is not None and found.last_id is not None:
+        cursor = cursors.write(page.walk, found.position, found.last_id)
         headers["Link"] = cursors.link(request, cursor)
     total = UNSET if found.total is None else found.total
     tag = cursors.tag(request, found.revision, found.until)

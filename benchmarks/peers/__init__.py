@@ -21,7 +21,7 @@ from benchmarks.peers.programs import PROGRAMS, Absent, Program, said
 from benchmarks.peers.serving import serving
 from benchmarks.results import Peer, Run
 from benchmarks.stack import Stack, serve
-from db import sweep
+from db import sweep, tasks
 from db.pool import Database, PoolOptions
 from db.url import parse
 
@@ -253,13 +253,11 @@ def _actors(stack: Stack) -> list[pgbench.Actor]:
 
 
 def _environment(url: str, secret: str) -> dict[str, str]:
-    """What every peer is told; the statements are in a file."""
+    """What every peer is told; the statements are in a file: ours, and the list as rows."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "statements.json"
-    names = {"get": "single", "list": "list", "create": "insert"}
-    path.write_bytes(
-        msgspec.json.encode({name: pgbench.STATEMENTS[scenario].sql for name, scenario in names.items()})
-    )
+    rows = Path(__file__).with_name("list.sql").read_text("utf-8")
+    path.write_bytes(msgspec.json.encode({"get": tasks.GET.sql, "list": rows, "create": tasks.CREATE.sql}))
     return {
         "DATABASE_URL": url,
         "TOKEN_KEY": answers.token_key(secret).hex(),

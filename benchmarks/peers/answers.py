@@ -3,6 +3,7 @@
 import hmac
 import time
 import uuid
+from datetime import datetime
 from typing import Any
 
 import jwt
@@ -96,8 +97,20 @@ def difference(wanted: object, found: object, at: str = "") -> str | None:
         pairs = [(f"{at}/{n}", *both) for n, both in enumerate(zip(wanted, found, strict=True))]
     else:
         equal = type(wanted) is type(found) and wanted == found
-        return None if equal else f"{at or '/'} is {_brief(found)} instead of {_brief(wanted)}"
+        return (
+            None
+            if equal or _moment(wanted) == _moment(found) is not None
+            else f"{at or '/'} is {_brief(found)} instead of {_brief(wanted)}"
+        )
     return next((text for place, left, right in pairs if (text := difference(left, right, place))), None)
+
+
+def _moment(value: object) -> datetime | None:
+    """A time of an answer, however many digits its second has."""
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) and value.endswith("Z") else None
+    except ValueError:
+        return None
 
 
 async def _alike(

@@ -35,8 +35,9 @@ caller as (
     {told @.completed_at} as completed_at, {told @.deleted_at} as deleted_at, @.revision
 
 -- fragment: told
--- A time as the API tells it, whatever the server's zone is. To make a datetime of it would cost the client 1 us each.
-replace(to_char(@ at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000', '')
+-- A time as the API tells it, whatever the server's zone and style are. To make a datetime of it would cost the client 1 us, and
+-- to_char takes twice as long.
+btrim(to_json(@ at time zone 'UTC')::text, '"') || 'Z'
 
 -- fragment: matching
 -- If-Match, in a text: asyncpg asks the server about an array type before its first use of each connection.
@@ -129,6 +130,20 @@ json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'descripti
         'priority_label', (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority],
         'due_date', {told @.due_date}, 'created_at', {told @.created_at}, 'updated_at', {told @.updated_at},
         'completed_at', {told @.completed_at}, 'deleted_at', {told @.deleted_at}, 'revision', @.revision)
+
+-- fragment: line
+-- The same as one line of text, for many tasks: less work for the server than an object, and than columns for both.
+concat('{"id":', @.id, ',"user_id":', to_json(@.user_id), ',"title":', to_json(@.title),
+            ',"description":', coalesce(to_json(@.description)::text, 'null'), ',"status":"', @.status,
+            '","completed":', case @.status when 'completed' then 'true' else 'false' end, ',"priority":', @.priority,
+            ',"priority_label":"', (array['lowest', 'low', 'medium', 'high', 'highest'])[@.priority],
+            '","due_date":', {quoted @.due_date}, ',"created_at":', {quoted @.created_at},
+            ',"updated_at":', {quoted @.updated_at}, ',"completed_at":', {quoted @.completed_at},
+            ',"deleted_at":', {quoted @.deleted_at}, ',"revision":', @.revision, '}')
+
+-- fragment: quoted
+-- The same in quotes, or null.
+coalesce(left(to_json(@ at time zone 'UTC')::text, -1) || 'Z"', 'null')
 
 -- Conversations.
 
@@ -394,7 +409,7 @@ t.user_id = $1 and {scope} and {unknown}
       and ({sort t}, t.id) {way_beyond} ($7::text::{sort_type}, $8)
       {rows}
     order by {sort t} {way}, t.id {way}
-    limit $6 offset $5
+    {rows_limit}
 
 -- fragment: walk
 select {stored t}
@@ -402,6 +417,10 @@ select {stored t}
     where {page}
 
 -- fragment: rows_plain
+
+-- fragment: rows_plain_limit
+-- Hidden from the planner, who would think a page of known size cheaper than one of any, and plan for 200 us each time. The plan is the same.
+limit (select $6::bigint) offset (select $5::bigint)
 
 -- fragment: rows_plain_page
 {walk}
@@ -416,6 +435,9 @@ null::bigint
 
 -- fragment: rows_filtered
 {filters}
+
+-- fragment: rows_filtered_limit
+limit $6 offset $5
 
 -- fragment: rows_filtered_page
 {walk}
@@ -491,6 +513,9 @@ hits h
 {filters}
       and case when {text} like all ((select anywhere from words)::text[])
           then {text} ~ all ((select at_start from words)::text[]) else false end
+
+-- fragment: rows_searched_limit
+limit $6 offset $5
 
 -- fragment: rows_searched_takes
 {filters_takes}, q text

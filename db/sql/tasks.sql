@@ -6,21 +6,26 @@
 -- each: scope live trash, rows plain filtered searched, sort created_at updated_at due_date priority title status, way asc desc, total without counted
 -- takes: user_id text, sid uuid, revision bigint, until bigint, skip bigint, size bigint, after text, after_id bigint{rows_takes}
 -- rides on: {rows_index}, sessions_pkey, user_state_pkey
--- A page of tasks with the revision they were read at: beyond (`after`, `after_id`), past `skip` rows, `size` at most.
--- Nothing is read, and one row without an id comes back, where `revision` is still the user's and `until` is not over:
--- microseconds since 1970 at which time alone changes the list, null for never.
+-- A page of tasks with the revision it was read at: beyond (`after`, `after_id`), past `skip` rows, `size` at most. They come as
+-- lines of JSON, in one row: as columns they cost the client twice as much. Then where the last but one of a full page stands.
+-- Nothing is read, and `fresh` is false, where `revision` is still the user's and `until` is not over: microseconds since 1970 at
+-- which time alone changes the list, null for never.
 -- The user is $1 and not the caller's column, for the planner knows how many tasks a given user has.
 -- `q`: every word, a run of letters and digits, begins one of title or description. Searched are the texts of the user's
 -- tasks, side by side in an index, until there are hits for four pages; for more than those the list is walked in its own
 -- order, where a page is soon full. A case keeps the planner from thinking that few rows match, for which it would give up that order.
 with {caller}{rows_with}
-select c.revision as list_revision, {unknown} as fresh, {total} as total, {rows_until} as until,
-    ({sort p})::text as position, {task p}
+select c.revision, {unknown} as fresh, {total} as total, {rows_until} as until,
+    l.lines, l.position, l.last_id
 from caller c
-left join lateral (
+cross join lateral (
+    select string_agg({line p}, e'\n' order by {sort p} {way}, p.id {way}) as lines,
+        (array_agg({sort p} order by {sort p} {way}, p.id {way}))[$6 - 1]::text as position,
+        (array_agg(p.id order by {sort p} {way}, p.id {way}))[$6 - 1] as last_id
+    from (
     {rows_page}
-) p on true
-order by {sort p} {way}, p.id {way}
+    ) p
+) l
 
 -- name: stats
 -- kind: read
@@ -70,10 +75,10 @@ left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is nul
 -- kind: read
 -- takes: user_ids text[], sids uuid[], task_ids bigint[]
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
--- `get` for many requests at once: a row for each whose caller is alive, by its number. The limits keep the planner, who does
--- not know how many requests there are, from reading tables whole.
+-- `get` for many requests at once: a row for each whose caller is alive, by its number. How many there are is hidden from the
+-- planner, who would plan anew for every few; the limits keep him from reading tables whole for more.
 select r.ord, false as alone, {task t}
-from unnest($1::text[], $2::uuid[], $3::bigint[]) with ordinality as r (user_id, sid, task_id, ord)
+from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[])) with ordinality as r (user_id, sid, task_id, ord)
 cross join lateral (
     select us.user_id
     from sessions s, user_state us
@@ -111,10 +116,11 @@ returning {task t}
 -- rides on: sessions_pkey, user_state_pkey
 -- `create` for many requests at once, of one user or of many: a row for each whose caller is alive, by its number. Users
 -- are locked in order, and whoever is held elsewhere holds up nobody: `alone` says that the request has to go by itself.
--- Ids are drawn and revisions counted first, for an insert promises no order.
+-- Ids are drawn and revisions counted first, for an insert promises no order. How many there are is hidden, as in `get_each`.
 with asked as (
     select r.ord, r.user_id, r.title, r.description, r.status, r.priority, r.due_date
-    from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::smallint[], $7::timestamptz[])
+    from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[]), (select $4::text[]), (select $5::text[]),
+            (select $6::smallint[]), (select $7::timestamptz[]))
         with ordinality as r (user_id, sid, title, description, status, priority, due_date, ord)
     join sessions s on s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
 ),

@@ -164,6 +164,8 @@ def test_names_the_field_that_differs() -> None:
         found = difference(page, page | {"items": [page["items"][0] | change]})  # type: ignore[index]
         assert found is not None
         assert found.startswith(f"{place} is ")
+    assert difference({"at": "2030-01-02T03:04:05.6789Z"}, {"at": "2030-01-02T03:04:05.678900Z"}) is None
+    assert difference({"at": "2030-01-02T03:04:05.6789Z"}, {"at": "2030-01-02T03:04:05.678901Z"}) is not None
     assert difference(page, page | {"items": []}) == "/items has 0 items instead of 1"
     assert difference(page, {"items": []}) == "/ has other fields: next_cursor, revision"
 

@@ -90,19 +90,38 @@ async def plan(
     connection: asyncpg.Connection, statement: Statement, values: dict[str, Any], mode: PLAN = "custom"
 ) -> list[Node]:
     """Run a statement on values by parameter name, undo it, and give the nodes of its plan."""
+    async with prepared(connection, statement, values) as execute:
+        await connection.execute(f"set local plan_cache_mode = force_{mode}_plan")
+        text = await connection.fetchval(f"explain (analyze, timing off, summary off, format json) {execute}")
+    return nodes(msgspec.json.decode(text)[0]["Plan"])
+
+
+async def custom_plans(connection: asyncpg.Connection, statement: Statement, values: dict[str, Any]) -> int:
+    """How many of twenty runs of a statement are planned for their values; the first five always are."""
+    async with prepared(connection, statement, values) as execute:
+        for _ in range(20):
+            await connection.execute(execute)
+        return int(
+            await connection.fetchval(
+                "select custom_plans from pg_prepared_statements where name = 'planned'"
+            )
+        )
+
+
+@asynccontextmanager
+async def prepared(
+    connection: asyncpg.Connection, statement: Statement, values: dict[str, Any]
+) -> AsyncIterator[str]:
+    """What executes a statement on values by parameter name; undone in the end."""
     takes = [item.split() for item in statement.takes]
     types = f"({', '.join(kind for _, kind in takes)})" if takes else ""
     given = f"({', '.join(literal(values[name]) for name, _ in takes)})" if takes else ""
     async with rolled_back(connection):
-        await connection.execute(f"set local plan_cache_mode = force_{mode}_plan")
         await connection.execute(f"prepare planned {types} as {statement.sql}")
         try:
-            text = await connection.fetchval(
-                f"explain (analyze, timing off, summary off, format json) execute planned {given}"
-            )
+            yield f"execute planned {given}"
         finally:
             await connection.execute("deallocate planned")
-    return nodes(msgspec.json.decode(text)[0]["Plan"])
 
 
 async def work(connection: asyncpg.Connection, sql: str, *args: object) -> int:

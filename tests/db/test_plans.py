@@ -11,7 +11,7 @@ import pytest
 from db import admin, batch, changes, conversations, export, imports, statements, tasks
 from db.statements import Statement
 from db.url import parse
-from tests.db.plans import BIG, PLAN, SESSIONS, SID, plan, rolled_back, seed
+from tests.db.plans import BIG, PLAN, SESSIONS, SID, custom_plans, plan, rolled_back, seed
 
 NEWEST = tasks.Shape("live", "plain", "created_at", "desc", "without")
 FIRST = {
@@ -188,6 +188,22 @@ async def test_list_reads_its_page_and_no_more(
         assert all(node.rows <= values["size"] for node in found if "Sort" in node.kind)
         if total == "without":
             assert len(ordered) == 1
+
+
+HOT = [
+    *(tasks.GET, tasks.GET_EACH, tasks.CREATE, tasks.CREATE_EACH, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE),
+    *(tasks.LISTS[NEWEST], tasks.LISTS[NEWEST._replace(way="asc")]),
+]
+
+
+@pytest.mark.parametrize("size", [2, 101])
+@pytest.mark.parametrize("user", [BIG, "user7"])
+@pytest.mark.parametrize("statement", HOT, ids=[statement.name for statement in HOT])
+async def test_a_hot_statement_keeps_its_plan(
+    planned: asyncpg.Connection, statement: Statement, user: str, size: int
+) -> None:
+    values = await values_for(planned, statement) | {"user_id": user, "size": size}
+    assert await custom_plans(planned, statement, values) == 5
 
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])

@@ -1,10 +1,12 @@
 """Each function of the data layer called by itself: its rows, its verdicts, and nobody else's rows."""
 
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from db import statements, tasks
@@ -12,7 +14,8 @@ from db.caller import Caller
 from db.errors import Refused
 from db.pool import Database
 from db.task import Changes, Draft, Task
-from tests.db.hands import contents, revision, revisions
+from tests.db.conftest import signed_in
+from tests.db.hands import contents, revision, revisions, someone
 from tests.db.test_plans import values_for
 
 NEWEST = tasks.Shape("live", "plain", "created_at", "desc", "without")
@@ -282,6 +285,11 @@ async def test_erase_leaves_a_bare_tombstone_each_time(
 # Lists and statistics
 
 
+def read(found: tasks.Listed) -> list[Task]:
+    """The tasks of a page."""
+    return [msgspec.json.decode(line, type=Task) for line in found.lines.split("\n")] if found.lines else []
+
+
 async def listed(
     db: Database,
     caller: Caller,
@@ -303,27 +311,46 @@ async def test_a_list_has_its_revision_and_the_users_own_rows(
     db: Database, caller: Caller, stranger: Caller
 ) -> None:
     empty = await listed(db, caller)
-    assert (empty.revision, empty.total, empty.tasks) == (0, None, [])
+    assert (empty.revision, empty.fresh, empty.total, read(empty)) == (0, True, None, [])
     mine = [await made(db, caller, title=f"task {n}") for n in range(3)]
     await made(db, stranger)
     await tasks.delete(db, caller, mine[1].id, None)
     live = await listed(db, caller)
-    assert (live.revision, live.tasks) == (4, [mine[2], mine[0]])
+    assert (live.revision, read(live)) == (4, [mine[2], mine[0]])
     trash = await listed(db, caller, NEWEST._replace(scope="trash", total="counted"))
-    assert trash.tasks is not None
-    assert ([task.id for task in trash.tasks], trash.total) == ([mine[1].id], 1)
+    assert ([task.id for task in read(trash)], trash.total) == ([mine[1].id], 1)
+
+
+async def test_a_line_says_what_the_columns_say(db: Database, connection: asyncpg.Connection) -> None:
+    caller = await signed_in(
+        connection, await someone(connection, id='auth0|"ada\\\u2028"' + uuid.uuid4().hex)
+    )
+    odd = [*map(chr, range(1, 160)), "\u2028", "\u2029", "\ufeff", "\U0001f600", "\\n", '\\"', "</script>"]
+    one = await made(db, caller, title="".join(odd), description="\n".join(odd), due_date=SOON)
+    two = await made(
+        db, caller, title="t", status="completed", priority=5, due_date=SOON.replace(microsecond=120)
+    )
+    found = await listed(db, caller)
+    assert read(found) == [two, one]
+    assert found.lines is not None
+    assert [[*msgspec.json.decode(line)] for line in found.lines.split("\n")] == [
+        [*Task.__struct_fields__]
+    ] * 2
 
 
 async def test_a_list_goes_on_at_a_position_and_skips(db: Database, caller: Caller) -> None:
     mine = [await made(db, caller, title=f"task {n}") for n in range(5)][::-1]
     first = await listed(db, caller, size=2)
-    assert first.tasks == mine[:2]
-    rest = await listed(db, caller, begin=(first.positions[-1], mine[1].id))
-    assert rest.tasks == mine[2:]
-    assert (await listed(db, caller, skip=4)).tasks == mine[4:]
+    assert read(first) == mine[:2]
+    assert first.position is not None
+    assert first.last_id == mine[0].id
+    rest = await listed(db, caller, begin=(first.position, first.last_id))
+    assert read(rest) == mine[1:]
+    assert (rest.position, rest.last_id) == (None, None)
+    assert read(await listed(db, caller, skip=4)) == mine[4:]
     up = NEWEST._replace(sort="title", way="asc", total="counted")
     found = await listed(db, caller, up, begin=tasks.edge("title", "asc"), size=3)
-    assert (found.tasks, found.total) == (mine[:1:-1], 5)
+    assert (read(found), found.total) == (mine[:1:-1], 5)
 
 
 async def test_a_list_takes_what_its_filters_and_words_let_through(db: Database, caller: Caller) -> None:
@@ -331,13 +358,13 @@ async def test_a_list_takes_what_its_filters_and_words_let_through(db: Database,
     done = await made(db, caller, title="Pay taxes", status="completed", due_date=SOON)
     await made(db, caller, title="Sleep", description="unpaid")
     filtered, searched = NEWEST._replace(rows="filtered"), NEWEST._replace(rows="searched")
-    assert (await listed(db, caller, filtered, overdue="yes")).tasks == [late]
-    assert (await listed(db, caller, filtered, statuses="completed", priorities="3")).tasks == [done]
+    assert read(await listed(db, caller, filtered, overdue="yes")) == [late]
+    assert read(await listed(db, caller, filtered, statuses="completed", priorities="3")) == [done]
     dated = await listed(db, caller, filtered, without_due_date=False, due_after=SOON.isoformat())
-    assert dated.tasks == [done]
-    assert (await listed(db, caller, searched, q="PAY r")).tasks == [late]
-    assert (await listed(db, caller, searched, q="pay", overdue="no")).tasks == [done]
-    assert (await listed(db, caller, searched, q="p_y %")).tasks == []
+    assert read(dated) == [done]
+    assert read(await listed(db, caller, searched, q="PAY r")) == [late]
+    assert read(await listed(db, caller, searched, q="pay", overdue="no")) == [done]
+    assert read(await listed(db, caller, searched, q="p_y %")) == []
 
 
 async def test_nothing_is_read_where_the_version_is_known(db: Database, caller: Caller) -> None:
@@ -349,7 +376,7 @@ async def test_nothing_is_read_where_the_version_is_known(db: Database, caller: 
             db, NEWEST, caller, version, tasks.Window(0, 51, "infinity", 2**63 - 1), tasks.Filters(), ""
         )
         assert found
-        assert (found.revision, found.tasks is not None) == (1, fresh)
+        assert (found.revision, found.fresh, found.lines is not None) == (1, fresh, fresh)
         counted = await tasks.stats(db, caller, version, "UTC")
         assert counted
         assert (counted.revision, counted.stats is not None) == (1, fresh)

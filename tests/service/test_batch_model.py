@@ -1,5 +1,6 @@
 """Batches against a model of them: any operations, repeated tasks, wrong ones among them, with a key and without."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def modelled(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def moment(time: str | None) -> str | None:
-    return time and time.removesuffix("Z").removesuffix("0" * 6).rstrip(".") + "Z"
+    return time and re.sub(r"\.?0*Z$" if "." in time else "Z$", "Z", time)
 
 
 places = st.integers(0, 4)

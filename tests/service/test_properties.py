@@ -1,6 +1,7 @@
 """Properties: a merge patch against a model of it, and cursors against a list that changes under the walk."""
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -66,7 +67,7 @@ def settled(task: dict[str, Any]) -> dict[str, Any]:
         name: value for name, value in task.items() if name not in ("updated_at", "completed_at", "revision")
     }
     if kept["due_date"]:
-        kept["due_date"] = kept["due_date"].removesuffix("Z").removesuffix("0" * 6).rstrip(".") + "Z"
+        kept["due_date"] = re.sub(r"\.?0*Z$" if "." in kept["due_date"] else "Z$", "Z", kept["due_date"])
     return kept
 
 
