@@ -63,6 +63,13 @@ roundtrip bench --url https://todo.example.com --scenario targets
 @click.option(
     "--duration", type=click.FloatRange(0.5, 3600), help="Seconds of each load of scenarios and mix."
 )
+@click.option(
+    "--rows",
+    type=click.IntRange(1_000, 10_000_000),
+    default=suite.ROWS,
+    help="Rows of other users that growth goes up to, as far as the disk has room.",
+    show_default=True,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.option(
     "--out",
@@ -80,6 +87,7 @@ def bench(
     rate: float | None,
     connections: int,
     duration: float | None,
+    rows: int,
     as_json: bool,
     out: Path,
 ) -> None:
@@ -102,6 +110,7 @@ def bench(
             rate=rate,
             connections=connections,
             duration_s=duration or (suite.QUICK_S if quick else suite.FULL_S),
+            rows=rows,
             command=shlex.join(["roundtrip", "bench", *sys.argv[2:]]),
         )
         report = asyncio.run(_until_told(suite.measure(asked, _progress())))

@@ -73,7 +73,7 @@ SMALL = Sweep(
 )
 
 
-async def growth(*, quick: bool, progress: Progress, rows: int = 3_000_000) -> list[Curve]:
+async def growth(*, quick: bool, progress: Progress, rows: int) -> list[Curve]:
     """Every curve; what cannot be had is absent and says why. `rows` of others at most, where the disk has room."""
     sweep = SMALL if quick else FULL
     async with stack(**SIZES._asdict(), progress=progress) as ready:

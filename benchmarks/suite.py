@@ -29,6 +29,7 @@ AWAY = ("peers", "growth")  # what needs data and a service of our own
 FULL, QUICK = Sizes(1000, 1_000_000, 50, 10_000), Sizes(100, 100_000, 5, 10_000)
 FULL_S, QUICK_S = 4.0, 1.5  # seconds of each load
 MANY = 1000  # connections
+ROWS = 3_000_000  # of others, that growth goes up to
 MIX = 2  # times as long as a scenario alone
 
 
@@ -42,6 +43,7 @@ class Asked:
     rate: float | None = None
     connections: int = 64
     duration_s: float = FULL_S
+    rows: int = ROWS
     command: str = "roundtrip bench"
 
     @property
@@ -89,7 +91,7 @@ async def measure(asked: Asked, progress: Progress) -> Report:
     if "growth" in parts:
         from benchmarks.growth import growth
 
-        found.curves += await growth(quick=asked.quick, progress=progress)
+        found.curves += await growth(quick=asked.quick, progress=progress, rows=asked.rows)
     return Report(
         started=started,
         duration_s=time.monotonic() - began,

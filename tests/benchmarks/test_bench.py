@@ -1,5 +1,6 @@
 """The command, its targets, and that a server knows nothing of either."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import cli, direct, scenarios, suite, targets
+from benchmarks.results import Curve
 from service.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,20 @@ def test_what_is_not_run_is_said() -> None:
     assert set(away) == {*suite.AWAY, "targets in the database"}
     assert set(suite.Asked(parts=("mix",)).left_out()) == set(suite.PARTS) - {"mix"}
     assert suite.Asked().left_out() == {}
+
+
+def test_growth_goes_as_far_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def growth(*, rows: int, **_: object) -> list[Curve]:
+        asked.append(rows)
+        return []
+
+    monkeypatch.setattr("benchmarks.growth.growth", growth)
+    asyncio.run(suite.measure(suite.Asked(parts=("growth",), rows=10_000_000), print))
+    assert asked == [10_000_000]
+    told = CliRunner().invoke(cli.bench, ["--rows", "10000001"])
+    assert (told.exit_code, "--rows" in told.output) == (2, True)
 
 
 def test_the_command_line_loads_no_benchmark() -> None:
