@@ -22,8 +22,11 @@ CREATE = _SQL["create"]
 CREATE_EACH = _SQL["create_each"]
 CREATE_ONCE = _SQL["create_once"]
 UPDATE = _SQL["update"]
+UPDATE_EACH = _SQL["update_each"]
 TOGGLE = _SQL["toggle"]
+TOGGLE_EACH = _SQL["toggle_each"]
 DELETE = _SQL["delete"]
+DELETE_EACH = _SQL["delete_each"]
 RESTORE = _SQL["restore"]
 ERASE = _SQL["erase"]
 
@@ -185,19 +188,20 @@ async def update(
     """Change what is set; `same` where nothing differs, and no revision is taken."""
     *fields, reopen = astuple(changes)
     pairs = (part for value in fields for part in ((False, None) if value is UNSET else (True, value)))
-    return _outcome(
-        await db.one(UPDATE, caller.user_id, caller.sid, task_id, _text(if_match), *pairs, reopen)
-    )
+    args = (caller.user_id, caller.sid, task_id, _text(if_match), *pairs, reopen)
+    return _outcome(await db.one_of_many(UPDATE, UPDATE_EACH, *args))
 
 
 async def toggle(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
     """Completed to pending, anything else to completed."""
-    return _outcome(await db.one(TOGGLE, caller.user_id, caller.sid, task_id, _text(if_match)))
+    args = (caller.user_id, caller.sid, task_id, _text(if_match))
+    return _outcome(await db.one_of_many(TOGGLE, TOGGLE_EACH, *args))
 
 
 async def delete(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
     """A live task into the trash."""
-    return _outcome(await db.one(DELETE, caller.user_id, caller.sid, task_id, _text(if_match)))
+    args = (caller.user_id, caller.sid, task_id, _text(if_match))
+    return _outcome(await db.one_of_many(DELETE, DELETE_EACH, *args))
 
 
 async def restore(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:

@@ -84,6 +84,74 @@ case when o.id is null then 'absent'
          when d.id is null then 'same'
          else 'done' end as verdict
 
+-- Pieces of writes for many requests at once: of `asked` (ord, user_id, task_id, if_match and what else), the requests whose session
+-- is alive. How many there are is hidden from the planner, who would plan anew for every few.
+
+-- fragment: each_alive
+s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
+
+-- fragment: each_locked
+-- Users are locked in order, and whoever is held elsewhere holds up nobody.
+locked as materialized (
+    select us.user_id, us.revision, us.is_active
+    from user_state us
+    where us.user_id in (select a.user_id from asked a)
+    order by us.user_id
+    for no key update of us skip locked
+)
+
+-- fragment: each_old
+-- Of the requests about one task the first has its turn now, the others go by themselves. Tasks are locked in the order of
+-- their ids; the limit keeps the planner, who does not know how many there are, from reading the table whole.
+turns as materialized (
+    select a.ord, a.user_id, a.task_id, a.if_match,
+        row_number() over (partition by a.task_id order by a.ord) = 1 as first
+    from asked a
+    join locked l on l.user_id = a.user_id and l.is_active
+),
+old as materialized (
+    select r.ord, r.if_match, {stored t}
+    from (select r.ord, r.user_id, r.task_id, r.if_match from turns r where r.first order by r.task_id) r
+    cross join lateral (
+        select {stored t}
+        from tasks t
+        where t.id = r.task_id and t.user_id = r.user_id and t.deleted_at is null
+        limit 1
+        for no key update of t
+    ) t
+)
+
+-- fragment: each_matching
+(o.if_match is null or o.revision = any(string_to_array(o.if_match, ',')::bigint[]))
+
+-- fragment: each_stamp
+-- A revision for each of the `changed`: those of a user in the order of the requests.
+drawn as materialized (
+    select ch.ord, ch.id, ch.user_id,
+        l.revision + row_number() over (partition by ch.user_id order by ch.ord) as revision
+    from changed ch
+    join locked l on l.user_id = ch.user_id
+),
+stamp as (
+    update user_state us
+    set revision = d.revision
+    from (select d.user_id, max(d.revision) as revision from drawn d group by d.user_id) d
+    where us.user_id = d.user_id
+    returning us.user_id
+)
+
+-- fragment: each_steps
+-- The requests, and how far the write came for them; none of whose user is not active.
+from asked a
+left join locked l on l.user_id = a.user_id
+left join turns r on r.ord = a.ord
+left join old o on o.ord = a.ord
+left join new n on n.ord = a.ord
+left join done d on d.id = n.id
+
+-- fragment: each_there
+where l.user_id is null or r.ord is not null
+
 -- Pieces of keyed statements. They lock the caller, make a `draft` (status, result) with what they would answer, and have
 -- their effect only if it has `won`. `result` holds an id that was drawn for it, so that no two are equal; null: refused.
 

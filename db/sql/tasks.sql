@@ -122,15 +122,9 @@ with asked as (
     from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[]), (select $4::text[]), (select $5::text[]),
             (select $6::smallint[]), (select $7::timestamptz[]))
         with ordinality as r (user_id, sid, title, description, status, priority, due_date, ord)
-    join sessions s on s.id = r.sid and s.user_id = r.user_id and s.revoked_at is null and s.expires_at > now()
+    join sessions s on {each_alive}
 ),
-locked as materialized (
-    select us.user_id, us.revision, us.is_active
-    from user_state us
-    where us.user_id in (select a.user_id from asked a)
-    order by us.user_id
-    for no key update of us skip locked
-),
+{each_locked},
 drawn as materialized (
     select a.ord, nextval((select pg_get_serial_sequence('tasks', 'id')::regclass)) as id,
         a.user_id, a.title, a.description, a.status, a.priority, a.due_date,
@@ -237,6 +231,66 @@ select {verdict}, {task a}
 {steps}
 left join answer a on true
 
+-- name: update_each
+-- kind: write
+-- takes: user_ids text[], sids uuid[], task_ids bigint[], if_matches text[], set_titles boolean[], titles text[], set_descriptions boolean[], descriptions text[], set_statuses boolean[], statuses text[], set_priorities boolean[], priorities smallint[], set_due_dates boolean[], due_dates timestamptz[], reopens boolean[]
+-- rides on: tasks_pkey, sessions_pkey, user_state_pkey
+-- `update` for many requests at once, as `create_each`; two requests about one task do not go together.
+with asked as (
+    select r.ord, r.user_id, r.task_id, r.if_match, r.set_title, r.title, r.set_description, r.description, r.set_status,
+        r.status, r.set_priority, r.priority, r.set_due_date, r.due_date, r.reopen
+    from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[]), (select $4::text[]),
+            (select $5::boolean[]), (select $6::text[]), (select $7::boolean[]), (select $8::text[]),
+            (select $9::boolean[]), (select $10::text[]), (select $11::boolean[]), (select $12::smallint[]),
+            (select $13::boolean[]), (select $14::timestamptz[]), (select $15::boolean[]))
+        with ordinality as r (user_id, sid, task_id, if_match, set_title, title, set_description, description, set_status,
+            status, set_priority, priority, set_due_date, due_date, reopen, ord)
+    join sessions s on {each_alive}
+),
+{each_locked},
+{each_old},
+new as (
+    select o.ord, o.id, o.user_id,
+        case when a.set_title then a.title else o.title end as title,
+        case when a.set_description then a.description else o.description end as description,
+        case when a.set_status then a.status
+             when a.reopen and o.status = 'completed' then 'pending'
+             else o.status end as status,
+        case when a.set_priority then a.priority else o.priority end as priority,
+        case when a.set_due_date then {edge a.due_date} else o.due_date end as due_date
+    from old o
+    join asked a on a.ord = o.ord
+    where {each_matching}
+),
+changed as (
+    select n.ord, n.id, n.user_id
+    from new n
+    join old o on o.ord = n.ord
+    where (n.title, n.description, n.status, n.priority, n.due_date)
+        is distinct from (o.title, o.description, o.status, o.priority, o.due_date)
+),
+{each_stamp},
+done as (
+    update tasks t
+    set title = n.title, description = n.description, status = n.status, priority = n.priority, due_date = n.due_date,
+        revision = d.revision, updated_at = {now},
+        completed_at = case when n.status = 'completed' then coalesce(t.completed_at, {now}) end
+    from drawn d
+    join stamp s on s.user_id = d.user_id
+    join new n on n.ord = d.ord
+    where t.id = d.id
+    returning {stored t}
+),
+answer as (
+    select {stored d} from done d
+    union all
+    select {stored o} from old o where not exists (select from done d where d.id = o.id)
+)
+select a.ord, l.user_id is null or not r.first as alone, {verdict}, {task t}
+{each_steps}
+left join answer t on t.id = o.id
+{each_there}
+
 -- name: toggle
 -- kind: write
 -- takes: user_id text, sid uuid, task_id bigint, if_match text
@@ -269,6 +323,40 @@ done as (
 select {verdict}, {task d}
 {steps}
 
+-- name: toggle_each
+-- kind: write
+-- takes: user_ids text[], sids uuid[], task_ids bigint[], if_matches text[]
+-- rides on: tasks_pkey, sessions_pkey, user_state_pkey
+-- `toggle` for many requests at once, as `create_each`; two requests about one task do not go together.
+with asked as (
+    select r.ord, r.user_id, r.task_id, r.if_match
+    from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[]), (select $4::text[]))
+        with ordinality as r (user_id, sid, task_id, if_match, ord)
+    join sessions s on {each_alive}
+),
+{each_locked},
+{each_old},
+new as (
+    select o.ord, o.id, o.user_id from old o where {each_matching}
+),
+changed as (
+    select n.ord, n.id, n.user_id from new n
+),
+{each_stamp},
+done as (
+    update tasks t
+    set status = case when t.status = 'completed' then 'pending' else 'completed' end,
+        completed_at = case when t.status = 'completed' then null else {now} end,
+        revision = d.revision, updated_at = {now}
+    from drawn d
+    join stamp s on s.user_id = d.user_id
+    where t.id = d.id
+    returning {stored t}
+)
+select a.ord, l.user_id is null or not r.first as alone, {verdict}, {task d}
+{each_steps}
+{each_there}
+
 -- name: delete
 -- kind: write
 -- takes: user_id text, sid uuid, task_id bigint, if_match text
@@ -298,6 +386,38 @@ done as (
 )
 select {verdict}, {task d}
 {steps}
+
+-- name: delete_each
+-- kind: write
+-- takes: user_ids text[], sids uuid[], task_ids bigint[], if_matches text[]
+-- rides on: tasks_pkey, sessions_pkey, user_state_pkey
+-- `delete` for many requests at once, as `create_each`; two requests about one task do not go together.
+with asked as (
+    select r.ord, r.user_id, r.task_id, r.if_match
+    from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[]), (select $4::text[]))
+        with ordinality as r (user_id, sid, task_id, if_match, ord)
+    join sessions s on {each_alive}
+),
+{each_locked},
+{each_old},
+new as (
+    select o.ord, o.id, o.user_id from old o where {each_matching}
+),
+changed as (
+    select n.ord, n.id, n.user_id from new n
+),
+{each_stamp},
+done as (
+    update tasks t
+    set deleted_at = {now}, revision = d.revision, updated_at = {now}
+    from drawn d
+    join stamp s on s.user_id = d.user_id
+    where t.id = d.id
+    returning {stored t}
+)
+select a.ord, l.user_id is null or not r.first as alone, {verdict}, {task d}
+{each_steps}
+{each_there}
 
 -- name: restore
 -- kind: write

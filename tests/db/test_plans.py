@@ -102,6 +102,9 @@ EACH = {
     "statuses": "{pending}",
     "priorities": "{3}",
     "due_dates": "{null}",
+    "if_matches": "{null}",
+    "reopens": "{false}",
+    **{f"set_{name}": "{true}" for name in ("titles", "descriptions", "statuses", "priorities", "due_dates")},
 }
 OWN_SESSION = {
     "auth.register",
@@ -191,7 +194,8 @@ async def test_list_reads_its_page_and_no_more(
 
 
 HOT = [
-    *(tasks.GET, tasks.GET_EACH, tasks.CREATE, tasks.CREATE_EACH, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE),
+    *(tasks.GET, tasks.CREATE, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE),
+    *(tasks.GET_EACH, tasks.CREATE_EACH, tasks.UPDATE_EACH, tasks.TOGGLE_EACH, tasks.DELETE_EACH),
     *(tasks.LISTS[NEWEST], tasks.LISTS[NEWEST._replace(way="asc")]),
 ]
 
