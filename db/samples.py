@@ -1,12 +1,15 @@
 """People and tasks that look as if somebody had written them, for development and for measurements.
 
+Tasks come as the bytes of COPY's binary form: values of Python's, encoded one by one, would cost the client twice as much.
+
 What a user has follows from the seed, their number and the time alone, whoever else is made and in whatever order.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from random import Random
+from struct import Struct
 
 Row = tuple[object, ...]
 
@@ -46,7 +49,17 @@ THINGS = """
 JOINS = "before|after|with|without|because of|as soon as there is|instead of|until|next to|about".split("|")
 BEGINNINGS = [f"{verb.capitalize()} {kind}" for verb in VERBS for kind in KINDS]
 
-DAY = 86_400.0
+# Of COPY's binary form: each field is its length and the value. Times are microseconds since 2000.
+NULL = b"\xff\xff\xff\xff"
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+_columns = Struct("!h").pack
+_length = Struct("!i").pack
+_smallint = Struct("!ih").pack
+_bigint = Struct("!iq").pack
+
+DAY = 86_400.0  # of seconds, as all below
 MONTH = 30 * DAY
 SPAN = 730 * DAY  # for how long there have been tasks
 TOUCHED = 0.8  # of the tasks, since they were made
@@ -67,10 +80,15 @@ def _sentences(count: int) -> list[str]:
 
 
 @cache
-def _descriptions() -> list[str | None]:
+def _descriptions() -> list[bytes]:
     """None for a third of the tasks, for the others up to five sentences."""
     sentences = _sentences(3000)
-    return [None] * 700 + [" ".join(sentences[n : n + 1 + n // 2 % 5]) for n in range(0, 2990, 2)]
+    return [NULL] * 700 + [_text(" ".join(sentences[n : n + 1 + n // 2 % 5])) for n in range(0, 2990, 2)]
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return _length(len(data)) + data
 
 
 def user_id(number: int) -> str:
@@ -90,15 +108,19 @@ def user(number: int, password_hash: str, now: datetime) -> Row:
     return user_id(number), email(number), name, password_hash, since, since
 
 
-def tasks(seed: int, number: int, count: int, now: datetime) -> Iterator[Row]:
-    """A user's rows of `tasks`, in the order of `TASK_COLUMNS`, the oldest first.
+def tasks(seed: int, number: int, count: int, now: datetime) -> Iterator[bytes]:
+    """A user's rows of `tasks` for `Transaction.copy_encoded`, in the order of `TASK_COLUMNS`, the oldest first.
 
     Their revisions are 1 to `count`, in the order of their last changes. Drawn by columns, which takes half as long as by
     rows.
     """
     random = Random(f"{seed} {number}")  # noqa: S311 (samples, no secrets)
     draw, choices = random.random, random.choices
-    owner = user_id(number)
+    head = _columns(len(TASK_COLUMNS)) + _text(user_id(number))
+    statuses = {status: _text(status) for status in {*RECENTLY, *LONG_AGO}}
+    priorities = {priority: _smallint(2, priority) for priority in PRIORITIES}
+    present = (now - EPOCH) // timedelta(microseconds=1)
+    midnight = present - present % (24 * HOUR)
     made = sorted(-SPAN * draw() * draw() for _ in range(count))  # seconds from now
     changed = [at * (1 - draw() ** 4) if draw() < TOUCHED else at for at in made]
     for at, last, revision, beginning, thing, description, recently, long_ago, priority, due, in_trash in zip(
@@ -116,19 +138,21 @@ def tasks(seed: int, number: int, count: int, now: datetime) -> Iterator[Row]:
         strict=True,
     ):
         status = recently if at > -MONTH else long_ago
-        created_at, updated_at = now + timedelta(seconds=at), now + timedelta(seconds=last)
-        yield (
-            owner,
-            f"{beginning} {thing}",
-            description,
-            status,
-            priority,
-            _due(due, at, draw(), now),
-            created_at,
-            updated_at,
-            updated_at if status == "completed" else None,
-            updated_at if in_trash else None,
-            revision,
+        updated_at = _bigint(8, present + round(last * SECOND))
+        yield b"".join(
+            (
+                head,
+                _text(f"{beginning} {thing}"),
+                description,
+                statuses[status],
+                priorities[priority],
+                _due(due, at, draw(), present, midnight),
+                _bigint(8, present + round(at * SECOND)),
+                updated_at,
+                updated_at if status == "completed" else NULL,
+                updated_at if in_trash else NULL,
+                _bigint(8, revision),
+            )
         )
 
 
@@ -140,14 +164,14 @@ def _ranks(values: Sequence[float]) -> list[int]:
     return ranks
 
 
-def _due(when: str, at: float, x: float, now: datetime) -> datetime | None:
+def _due(when: str, at: float, x: float, present: int, midnight: int) -> bytes:
     """A due date; `x` from 0 to 1 says which. One in the past is not before the task was made."""
     match when:
         case "never":
-            return None
+            return NULL
         case "past":
-            return now + timedelta(seconds=at * x)
+            return _bigint(8, present + round(at * x * SECOND))
         case "today":
-            return now.replace(hour=int(24 * x), minute=0, second=0, microsecond=0)
+            return _bigint(8, midnight + int(24 * x) * HOUR)
         case _:
-            return now + timedelta(seconds=3 * MONTH * x)
+            return _bigint(8, present + round(3 * MONTH * x * SECOND))

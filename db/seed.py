@@ -88,7 +88,7 @@ async def bulk(
         async with db.transaction() as whole:
             made = await whole.copy("users", samples.USER_COLUMNS, users)
             await stamp(whole, revisions)
-            return made + await whole.copy("tasks", samples.TASK_COLUMNS, tasks)
+            return made + await whole.copy_encoded("tasks", samples.TASK_COLUMNS, tasks)
 
     chunks = _chunks(loads)
     under_way: set[asyncio.Task[int]] = set()

@@ -2,13 +2,15 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
+from struct import pack
 
 import asyncpg
 import pytest
 
 from db import seed, statements
-from db.errors import Denied, Refused, Unavailable
+from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.pool import Database
 
 USER = seed.USER
@@ -108,6 +110,32 @@ async def test_a_refusal_names_its_constraint_and_a_savepoint_survives_it(db: Da
             async with whole.transaction() as part:
                 await part.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], " ")])
         assert await whole.copy("tasks", ["user_id", "title"], [(a[0], "fine"), (a[0], "too")]) == 2
+    assert await there(db, a) == 1
+
+
+async def test_a_copy_of_encoded_rows_is_refused_or_broken_off_as_any_other(db: Database) -> None:
+    a = person()
+    fine, blank = (
+        pack("!hi32si", 2, 32, a[0].encode(), len(title)) + title.encode() for title in ("fine", " ")
+    )
+
+    def broken() -> Iterator[bytes]:
+        yield from [fine] * 2500
+        raise LookupError
+
+    async with db.transaction() as whole:
+        await whole.one(USER, *a)
+        with pytest.raises(Refused, match="tasks_title_length"):
+            async with whole.transaction() as part:
+                await part.copy_encoded("tasks", ["user_id", "title"], [fine, blank])
+        with pytest.raises(Unstorable):
+            async with whole.transaction() as part:
+                await part.copy_encoded("tasks", ["user_id", "title"], [fine, fine[:-1]])
+        with pytest.raises(LookupError):
+            async with whole.transaction() as part:
+                await part.copy_encoded("tasks", ["user_id", "title"], broken())
+        assert await whole.copy_encoded("tasks", ["user_id", "title"], [fine] * 2500) == 2500
+        assert await whole.copy_encoded("tasks", ["user_id", "title"], []) == 0
     assert await there(db, a) == 1
 
 

@@ -5,7 +5,7 @@ import pty
 import re
 import subprocess
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +157,52 @@ async def test_many_users_look_real(
     assert wrong == 0
 
 
-def test_ids_are_in_the_order_of_creation_and_revisions_in_that_of_change() -> None:
-    rows = list(samples.tasks(1, 7, 2000, NOW))
-    columns = dict(zip(samples.TASK_COLUMNS, zip(*rows, strict=True), strict=True))
-    assert list(columns["created_at"]) == sorted(columns["created_at"])
-    changes = sorted(zip(columns["updated_at"], columns["revision"], strict=True))
+async def test_ids_are_in_the_order_of_creation_and_revisions_in_that_of_change(
+    pool: Database, there: asyncpg.Connection
+) -> None:
+    assert [rows async for rows in seed.bulk(pool, [(7, 2000)], "hash", NOW)] == [2001]
+    rows = await there.fetch("select created_at, updated_at, revision from tasks order by id")
+    created = [row["created_at"] for row in rows]
+    assert created == sorted(created)
+    changes = sorted((row["updated_at"], row["revision"]) for row in rows)
     assert [revision for _, revision in changes] == list(range(1, 2001))
-    assert list(columns["revision"]) != list(range(1, 2001))
+    assert [row["revision"] for row in rows] != list(range(1, 2001))
+
+
+async def test_every_value_arrives_as_it_was_drawn(
+    pool: Database, there: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = ["\\N", "a\tb\\.\n", '"ü", 😀', "\r\x01\x7f\ufeff"]
+    monkeypatch.setattr(samples, "THINGS", odd)
+    monkeypatch.setattr(samples, "BEGINNINGS", ["", "Größe 🚲"])
+    texts = [None, "", *odd]
+    monkeypatch.setattr(
+        samples,
+        "_descriptions",
+        lambda: [samples.NULL, *(samples._text(text) for text in texts if text is not None)],
+    )
+    now = NOW.replace(minute=34, second=56, microsecond=789_123)
+    _ = [rows async for rows in seed.bulk(pool, [(1, 1500)], "hash", now)]
+    rows = await there.fetch("select * from tasks order by id")
+    assert len(rows) == 1500
+    assert {row["title"] for row in rows} == {
+        f"{first} {thing}" for first in ("", "Größe 🚲") for thing in odd
+    }
+    assert {row["description"] for row in rows} == set(texts)
+    assert {row["status"] for row in rows} == {"pending", "in_progress", "completed"}
+    assert {row["priority"] for row in rows} == {1, 2, 3, 4, 5}
+    assert {row["user_id"] for row in rows} == {samples.user_id(1)}
+    for row in rows:
+        assert row["completed_at"] == (row["updated_at"] if row["status"] == "completed" else None)
+        assert row["deleted_at"] in (None, row["updated_at"])
+        assert now - timedelta(days=730) < row["created_at"] <= row["updated_at"] <= now
+    today = [
+        row["due_date"]
+        for row in rows
+        if row["due_date"] and row["due_date"].minute == 0 == row["due_date"].microsecond
+    ]
+    assert {due.replace(hour=0) for due in today} == {NOW.replace(hour=0)}
+    assert {due.hour for due in today} == set(range(24))
 
 
 async def test_another_run_goes_on(tmp_path: Path, migrated_database: str, there: asyncpg.Connection) -> None:
