@@ -19,7 +19,7 @@ from db.connections import Connections
 from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
-from db.together import Row, Together
+from db.together import MOST, Row, Together
 from db.transaction import Transaction
 from db.url import ConnectArgs
 
@@ -102,11 +102,14 @@ class Database:
         """
         return await self._run(statement, lambda c, t: c.fetchrow(statement.sql, *args, timeout=t))
 
-    async def one_of_many(self, statement: Statement, each: Statement, *args: object) -> Row:
-        """The same as `one`, but together with the requests that arrive while one is in flight (`db.together`)."""
+    async def one_of_many(
+        self, statement: Statement, each: Statement, *args: object, lanes: int = 1, most: int = MOST
+    ) -> Row:
+        """The same as `one`, but together with the requests that arrive while `lanes` are in flight (`db.together`)."""
         together = self._together.get(statement.name)
         if together is None:
-            together = self._together[statement.name] = Together(self, statement, each, self.options.wait)
+            together = Together(self, statement, each, self.options.wait, lanes=lanes, most=most)
+            self._together[statement.name] = together
         return await together.one(*args)
 
     async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]:

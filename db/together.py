@@ -1,7 +1,7 @@
 """Requests that arrive while a statement is in flight travel together in the next one.
 
-A lone request goes at once, by its own statement, so that nobody waits for company. While one is in flight the next ones
-gather, and go as one when it is answered: one round trip for all of them. Each brings its own user and session, and gets
+A lone request goes at once, by its own statement, so that nobody waits for company. While one is in flight, or as many as there
+are lanes, the next ones gather, and go as one when it is answered: one round trip for all of them. Each brings its own user and session, and gets
 its own row. What fails together is done again one by one, so that one caller's bad luck is never another's.
 """
 
@@ -48,35 +48,51 @@ class Together:
     """The requests of one statement. `each` is its form for many: arrays of the same parameters, a row for each request.
 
     Its first two columns are `ord`, from 1, and `alone`: true where the request has to go by itself, because another
-    transaction holds its user's row. No row at all means what no row means when it is alone.
+    transaction holds its user's row. No row at all means what no row means when it is alone. `lanes` statements are in flight at
+    once, more than one where each is long, with `most` requests in each.
     """
 
-    def __init__(self, db: Runs, statement: Statement, each: Statement, patience: float) -> None:
+    def __init__(
+        self,
+        db: Runs,
+        statement: Statement,
+        each: Statement,
+        patience: float,
+        *,
+        lanes: int = 1,
+        most: int = MOST,
+    ) -> None:
         self._db = db
         self._statement = statement
         self._each = each
         self._patience = patience  # seconds to wait for one's turn
-        self._in_flight = False
+        self._lanes = lanes  # statements in flight at once
+        self._most = most
+        self._in_flight = 0
         self._waiting: deque[_Request] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def one(self, *args: object) -> Row:
         """Run the statement for one request, alone or in company; raises as `Database.one` does."""
-        if self._in_flight:
+        if self._in_flight >= self._lanes:
             request = _Request(args)
             self._waiting.append(request)
             return await request.answer
-        self._in_flight = True
+        self._in_flight += 1
         try:
             return await self._db.one(self._statement, *args)
         finally:
-            self._next()
+            self._landed()
+
+    def _landed(self) -> None:
+        self._in_flight -= 1
+        self._next()
 
     def _next(self) -> None:
         """Send those who gathered, if any; a caller who has gone is left out."""
         latest = asyncio.get_running_loop().time() - self._patience
         going: list[_Request] = []
-        while self._waiting and len(going) < MOST:
+        while self._waiting and len(going) < self._most:
             request = self._waiting.popleft()
             if request.answer.done():
                 continue
@@ -84,8 +100,8 @@ class Together:
                 request.answer.set_exception(Unavailable(f"no turn within {self._patience:g} s"))
             else:
                 going.append(request)
-        self._in_flight = bool(going)
         if going:
+            self._in_flight += 1
             self._start(self._go(going))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -100,7 +116,7 @@ class Together:
             else:
                 await self._company(going)
         finally:
-            self._next()
+            self._landed()
 
     async def _company(self, going: list[_Request]) -> None:
         columns = map(list, zip(*(request.args for request in going), strict=True))

@@ -22,6 +22,14 @@ caller as (
     for no key update of us
 )
 
+-- fragment: caller_each
+-- The caller of request r of many.
+select us.user_id, us.revision
+    from sessions s, user_state us
+    where s.id = r.sid and s.user_id = r.user_id and us.user_id = r.user_id
+      and s.revoked_at is null and s.expires_at > now() and us.is_active
+    limit 1
+
 -- fragment: stored
 -- A task's columns as they are stored, in the order of the JSON.
 @.id, @.user_id, @.title, @.description, @.status, @.priority, @.due_date,
@@ -455,6 +463,10 @@ coalesce(g.import_key, 'archive:' || g.id)
 -- fragment: unknown
 -- Whether the client's version no longer holds: the revision has moved, or time has passed.
 (c.revision is distinct from $3 or extract(epoch from now()) * 1000000 > $4::bigint)
+
+-- fragment: unknown_each
+-- The same of request r of many.
+(c.revision is distinct from r.revision or extract(epoch from now()) * 1000000 > r.until)
 
 -- fragment: overdue
 coalesce(t.due_date < now() and t.status <> 'completed', false)

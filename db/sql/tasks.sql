@@ -27,6 +27,33 @@ cross join lateral (
     ) p
 ) l
 
+-- name: list_live_plain_created_at_desc_without_each
+-- kind: read
+-- takes: user_ids text[], sids uuid[], revisions bigint[], untils bigint[], skips bigint[], sizes bigint[], afters text[], after_ids bigint[]
+-- rides on: tasks_user_id_created_at_id_idx, sessions_pkey, user_state_pkey
+-- The list that every client opens with, for many requests at once, as `get_each`.
+select r.ord, false as alone, c.revision, {unknown_each} as fresh, null::bigint as total, null::bigint as until,
+    l.lines, l.position, l.last_id
+from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[]), (select $4::bigint[]), (select $5::bigint[]),
+        (select $6::bigint[]), (select $7::text[]), (select $8::bigint[]))
+    with ordinality as r (user_id, sid, revision, until, skip, size, after, after_id, ord)
+cross join lateral (
+    {caller_each}
+) c
+cross join lateral (
+    select string_agg({line p}, e'\n' order by p.created_at desc, p.id desc) as lines,
+        (array_agg(p.created_at order by p.created_at desc, p.id desc))[r.size - 1]::text as position,
+        (array_agg(p.id order by p.created_at desc, p.id desc))[r.size - 1] as last_id
+    from (
+        select {stored t}
+        from tasks t
+        where t.user_id = r.user_id and t.deleted_at is null and {unknown_each}
+          and (t.created_at, t.id) < (r.after::timestamptz, r.after_id)
+        order by t.created_at desc, t.id desc
+        limit r.size offset r.skip
+    ) p
+) l
+
 -- name: stats
 -- kind: read
 -- takes: user_id text, sid uuid, revision bigint, until bigint, tz text
@@ -80,11 +107,7 @@ left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is nul
 select r.ord, false as alone, {task t}
 from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[])) with ordinality as r (user_id, sid, task_id, ord)
 cross join lateral (
-    select us.user_id
-    from sessions s, user_state us
-    where s.id = r.sid and s.user_id = r.user_id and us.user_id = r.user_id
-      and s.revoked_at is null and s.expires_at > now() and us.is_active
-    limit 1
+    {caller_each}
 ) c
 left join lateral (
     select {stored t}

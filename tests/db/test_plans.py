@@ -103,6 +103,12 @@ EACH = {
     "priorities": "{3}",
     "due_dates": "{null}",
     "if_matches": "{null}",
+    "revisions": "{null}",
+    "untils": f"{{{2**63 - 1}}}",
+    "skips": "{0}",
+    "sizes": "{51}",
+    "afters": "{infinity}",
+    "after_ids": f"{{{2**63 - 1}}}",
     "reopens": "{false}",
     **{f"set_{name}": "{true}" for name in ("titles", "descriptions", "statuses", "priorities", "due_dates")},
 }
@@ -195,7 +201,14 @@ async def test_list_reads_its_page_and_no_more(
 
 HOT = [
     *(tasks.GET, tasks.CREATE, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE),
-    *(tasks.GET_EACH, tasks.CREATE_EACH, tasks.UPDATE_EACH, tasks.TOGGLE_EACH, tasks.DELETE_EACH),
+    *(
+        tasks.NEWEST_EACH,
+        tasks.GET_EACH,
+        tasks.CREATE_EACH,
+        tasks.UPDATE_EACH,
+        tasks.TOGGLE_EACH,
+        tasks.DELETE_EACH,
+    ),
     *(tasks.LISTS[NEWEST], tasks.LISTS[NEWEST._replace(way="asc")]),
 ]
 
@@ -208,6 +221,16 @@ async def test_a_hot_statement_keeps_its_plan(
 ) -> None:
     values = await values_for(planned, statement) | {"user_id": user, "size": size}
     assert await custom_plans(planned, statement, values) == 5
+
+
+@pytest.mark.parametrize("mode", ["custom", "generic"])
+async def test_lists_in_company_read_their_pages_and_no_more(planned: asyncpg.Connection, mode: PLAN) -> None:
+    three = {name: f"{{{value[1:-1]},{value[1:-1]},{value[1:-1]}}}" for name, value in EACH.items()}
+    pages = three | {"sizes": "{51,11,101}", "skips": "{0,100,0}", "revisions": "{null,null,10000}"}
+    found = await plan(planned, tasks.NEWEST_EACH, pages, mode)
+    (read,) = [node for node in found if node.relation == "tasks"]
+    assert read.index == "tasks_user_id_created_at_id_idx"
+    assert read.rows + read.dropped == 51 + 111  # and nothing of the third, whose version is known
 
 
 @pytest.mark.parametrize("mode", ["custom", "generic"])

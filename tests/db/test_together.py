@@ -11,7 +11,7 @@ import pytest
 
 from db import tasks
 from db.caller import Caller
-from db.errors import Refused, Unavailable
+from db.errors import Refused, Unavailable, Unstorable
 from db.pool import Database, PoolOptions
 from db.statements import Statement
 from db.task import Draft
@@ -89,6 +89,42 @@ async def test_those_who_come_meanwhile_share_one_statement(
     assert counted.sent == {"tasks.get": 1, "tasks.get_each": 1}
     for n, outcome in enumerate(found):
         assert outcome.task == (None if n % 2 else made[n]), "another user's task is absent"
+
+
+async def test_pages_in_company_are_those_that_are_read_alone(
+    counted: Counted, connection: asyncpg.Connection
+) -> None:
+    callers = [await enrolled(connection) for _ in range(4)]
+    for n in range(40):
+        assert await tasks.create(counted, callers[n % 3], draft(f"task {n}"))
+    ended = await enrolled(connection)
+    await connection.execute("update sessions set revoked_at = now() where user_id = $1", ended.user_id)
+    first = tasks.edge("created_at", "desc")
+    asked = [
+        *((caller, tasks.Version(), tasks.Window(0, 6, *first)) for caller in (*callers, ended)),
+        *(
+            (caller, tasks.Version(14), tasks.Window(0, 6, *first)) for caller in callers
+        ),  # known to the first
+        *((caller, tasks.Version(), tasks.Window(skip, 4, *first)) for caller in callers for skip in (3, 99)),
+        *(
+            (callers[0], tasks.Version(), tasks.Window(0, 4, time, 5))
+            for time in ("2020-01-01", "no time", "")
+        ),
+    ]
+
+    def page(caller: Caller, version: tasks.Version, window: tasks.Window) -> Any:
+        return tasks.list(counted, tasks.NEWEST, caller, version, window, tasks.Filters(), "")
+
+    alone = [(await gather(page(*each)))[0] for each in asked]
+    assert alone[0].lines.count("\n") == 5
+    assert (alone[4], alone[5].fresh, alone[5].lines) == (None, False, None)
+    assert isinstance(alone[-1], Unstorable)
+    counted.sent.clear()
+    together = await gather(*(page(*each) for each in asked))
+    assert [repr(each) for each in together] == [repr(each) for each in alone]
+    name = "tasks.list_live_plain_created_at_desc_without"
+    assert counted.sent[f"{name}_each"] == 1  # of two: in the other is a time that is none
+    assert counted.sent[name] == tasks.PAGERS + tasks.PAGES - 2
 
 
 async def test_a_statement_carries_so_many_and_no_more(
