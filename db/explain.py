@@ -61,7 +61,7 @@ NEUTRAL = {
 }
 
 
-_PLURALS = (("ies", "y"), ("ses", "s"), ("s", ""), ("", ""))
+_PLURALS = (("ies", "y"), ("ches", "ch"), ("ses", "s"), ("s", ""), ("", ""))
 
 
 class Sample(msgspec.Struct):

@@ -16,7 +16,7 @@ CREATE INDEX sessions_user_id_idx ON sessions USING btree (user_id);
 -- export.page, purge.tasks, tasks.list
 CREATE INDEX tasks_trash_idx ON tasks USING btree (user_id, created_at DESC, id DESC) WHERE deleted_at IS NOT NULL;
 
--- admin.list, admin.update, export.page, tasks.list
+-- admin.list, admin.update, export.page, tasks.list, tasks.list_live_plain_created_at_desc_without_each
 CREATE INDEX tasks_user_id_created_at_id_idx ON tasks USING btree (user_id, created_at DESC, id DESC) WHERE deleted_at IS NULL;
 
 -- uniqueness, archive.look, archive.restore, imports.known
