@@ -10,7 +10,7 @@ from pathlib import Path
 from db.embedded import EmbeddedError, find_binaries
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("litestar", "granian", "asyncpg", "msgspec", "uvloop", "hdrhistogram")
+PACKAGES = ("litestar", "uvicorn", "httptools", "asyncpg", "msgspec", "uvloop", "hdrhistogram")
 URL = re.compile(r"\b([a-z][a-z+]*)://[^\s'\"]+")
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/.*)?")
 

@@ -19,7 +19,7 @@ from db.connections import Connections
 from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
-from db.together import MOST, Row, Together
+from db.together import MOST, Asked, Row, Together
 from db.transaction import Transaction
 from db.url import ConnectArgs
 
@@ -102,15 +102,21 @@ class Database:
         """
         return await self._run(statement, lambda c, t: c.fetchrow(statement.sql, *args, timeout=t))
 
-    async def one_of_many(
-        self, statement: Statement, each: Statement, *args: object, lanes: int = 1, most: int = MOST
-    ) -> Row:
-        """The same as `one`, but together with the requests that arrive while `lanes` are in flight (`db.together`)."""
+    def one_of_many(
+        self,
+        statement: Statement,
+        each: Statement,
+        read: Callable[[Row], T],
+        *args: object,
+        lanes: int = 1,
+        most: int = MOST,
+    ) -> Asked[T]:
+        """The same as `one`, but together with the requests that come while `lanes` are in flight, and read (`db.together`)."""
         together = self._together.get(statement.name)
         if together is None:
-            together = Together(self, statement, each, self.options.wait, lanes=lanes, most=most)
+            together = Together(self, statement, each, read, self.options.wait, lanes=lanes, most=most)
             self._together[statement.name] = together
-        return await together.one(*args)
+        return together.ask(*args)
 
     async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]:
         """Run a statement that gives any number of rows; raises as `one` does."""

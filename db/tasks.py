@@ -1,7 +1,7 @@
 """Tasks in the database: one function per statement of `sql/tasks.sql`."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -12,6 +12,7 @@ from db.caller import Caller
 from db.idempotency import Kept, Key
 from db.pool import Database
 from db.task import Changes, Draft, Task
+from db.together import Row
 
 _SQL = statements.load("tasks")
 LISTS = statements.family("tasks", "list")
@@ -151,17 +152,19 @@ def edge(sort: Sort, way: Way) -> tuple[str, int]:
     return (lowest, -1) if way == "asc" else (highest, 2**63 - 1)
 
 
-async def list(
+def list(
     db: Database, shape: Shape, caller: Caller, known: Version, window: Window, filters: Filters, q: str
-) -> Listed | None:
+) -> Awaitable[Listed | None]:
     """A page of a list, of what has the words of `q` where it is searched; nothing is read where the version is still the `known` one."""
     given = {"plain": (), "filtered": astuple(filters), "searched": (*astuple(filters), q)}[shape.rows]
     args = (caller.user_id, caller.sid, *astuple(known), *astuple(window), *given)
     if shape == NEWEST:
-        row = await db.one_of_many(LISTS[shape], NEWEST_EACH, *args, lanes=PAGERS, most=PAGES)
-    else:
-        row = await db.one(LISTS[shape], *args)
-    return None if row is None else Listed(*row)
+        return db.one_of_many(LISTS[shape], NEWEST_EACH, _listed, *args, lanes=PAGERS, most=PAGES)
+
+    async def alone() -> Listed | None:
+        return _listed(await db.one(LISTS[shape], *args))
+
+    return alone()
 
 
 async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counted | None:
@@ -172,18 +175,14 @@ async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counte
     return Counted(row[0], Stats(*row[2:]) if row[1] else None)
 
 
-async def get(db: Database, caller: Caller, task_id: int) -> Outcome | None:
+def get(db: Database, caller: Caller, task_id: int) -> Awaitable[Outcome | None]:
     """One live task, `same` or `absent`."""
-    row = await db.one_of_many(GET, GET_EACH, caller.user_id, caller.sid, task_id)
-    if row is None:
-        return None
-    return Outcome("absent", None) if row[0] is None else Outcome("same", Task(*row))
+    return db.one_of_many(GET, GET_EACH, _got, caller.user_id, caller.sid, task_id)
 
 
-async def create(db: Database, caller: Caller, draft: Draft) -> Task | None:
+def create(db: Database, caller: Caller, draft: Draft) -> Awaitable[Task | None]:
     """A new task, with the next revision."""
-    row = await db.one_of_many(CREATE, CREATE_EACH, caller.user_id, caller.sid, *astuple(draft))
-    return None if row is None else Task(*row)
+    return db.one_of_many(CREATE, CREATE_EACH, _made, caller.user_id, caller.sid, *astuple(draft))
 
 
 async def create_once(db: Database, caller: Caller, key: Key, draft: Draft) -> Kept | None:
@@ -192,26 +191,26 @@ async def create_once(db: Database, caller: Caller, key: Key, draft: Draft) -> K
     return None if row is None else Kept(*row)
 
 
-async def update(
+def update(
     db: Database, caller: Caller, task_id: int, if_match: IfMatch, changes: Changes
-) -> Outcome | None:
+) -> Awaitable[Outcome | None]:
     """Change what is set; `same` where nothing differs, and no revision is taken."""
     *fields, reopen = astuple(changes)
     pairs = (part for value in fields for part in ((False, None) if value is UNSET else (True, value)))
     args = (caller.user_id, caller.sid, task_id, _text(if_match), *pairs, reopen)
-    return _outcome(await db.one_of_many(UPDATE, UPDATE_EACH, *args))
+    return db.one_of_many(UPDATE, UPDATE_EACH, _outcome, *args)
 
 
-async def toggle(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
+def toggle(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Awaitable[Outcome | None]:
     """Completed to pending, anything else to completed."""
     args = (caller.user_id, caller.sid, task_id, _text(if_match))
-    return _outcome(await db.one_of_many(TOGGLE, TOGGLE_EACH, *args))
+    return db.one_of_many(TOGGLE, TOGGLE_EACH, _outcome, *args)
 
 
-async def delete(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
+def delete(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Awaitable[Outcome | None]:
     """A live task into the trash."""
     args = (caller.user_id, caller.sid, task_id, _text(if_match))
-    return _outcome(await db.one_of_many(DELETE, DELETE_EACH, *args))
+    return db.one_of_many(DELETE, DELETE_EACH, _outcome, *args)
 
 
 async def restore(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
@@ -229,7 +228,21 @@ def _text(if_match: IfMatch) -> str | None:
     return None if if_match is None else ",".join(map(str, if_match))
 
 
-def _outcome(row: Any) -> Outcome | None:
+def _listed(row: Row) -> Listed | None:
+    return None if row is None else Listed(*row)
+
+
+def _got(row: Row) -> Outcome | None:
+    if row is None:
+        return None
+    return Outcome("absent", None) if row[0] is None else Outcome("same", Task(*row))
+
+
+def _made(row: Row) -> Task | None:
+    return None if row is None else Task(*row)
+
+
+def _outcome(row: Row) -> Outcome | None:
     if row is None:
         return None
     return Outcome(row[0], None if row[1] is None or row[0] == "moved" else Task(*row[1:]))

@@ -1,14 +1,17 @@
 """Requests that arrive while a statement is in flight travel together in the next one.
 
-A lone request goes at once, by its own statement, so that nobody waits for company. While one is in flight, or as many as there
-are lanes, the next ones gather, and go as one when it is answered: one round trip for all of them. Each brings its own user and session, and gets
-its own row. What fails together is done again one by one, so that one caller's bad luck is never another's.
+A lone request goes at once, by its own statement, so that nobody waits for company; those that arrive in the same turn of
+the event loop go with it. While one is in flight, or as many as there are lanes, the next ones gather, and go as one when it
+is answered: one round trip for all of them. Each brings its own user and session, and gets its own row. What fails together
+is done again one by one, so that one caller's bad luck is never another's.
 """
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -16,7 +19,9 @@ from db.errors import Refused, Unavailable, Unstorable
 from db.statements import Statement
 
 MOST = 200  # requests in one statement
+T = TypeVar("T")
 Row: TypeAlias = asyncpg.Record | tuple[Any, ...] | None
+log = logging.getLogger("db")
 
 
 class Runs(Protocol):
@@ -26,30 +31,67 @@ class Runs(Protocol):
     async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]: ...
 
 
-class _Request:
-    __slots__ = ("answer", "args", "since")
+class Asked(Generic[T]):
+    """An answer to come: `await` it, or have it told at once by `then`, which costs a third of that."""
 
-    def __init__(self, args: tuple[object, ...]) -> None:
-        loop = asyncio.get_running_loop()
+    __slots__ = ("_error", "_future", "_then", "_value", "args", "settled", "since")
+
+    def __init__(self, args: tuple[object, ...], since: float) -> None:
         self.args = args
-        self.since = loop.time()
-        self.answer: asyncio.Future[Row] = loop.create_future()
+        self.since = since
+        self.settled = False
+        self._value: T
+        self._error: Exception | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._then: Callable[[Asked[T]], None] | None = None
 
-    def done(self, row: Row) -> None:
-        if not self.answer.done():
-            self.answer.set_result(row)
+    def then(self, call: Callable[["Asked[T]"], None]) -> None:
+        """Have it told, in the turn of the event loop that the answer comes in; of what is asked now, none is there yet."""
+        self._then = call
 
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
+    def result(self) -> T:
+        """The answer, once it is there; raises as `Database.one` does."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self.settled:
+            self._future = asyncio.get_running_loop().create_future()
+            yield from self._future
+        return self.result()
+
+    @property
+    def gone(self) -> bool:
+        """Whether whoever asked does not wait any more."""
+        return self._future is not None and self._future.cancelled()
+
+    def settle(self, read: Callable[[], T]) -> None:
+        """Give the answer, or what making it raises."""
+        try:
+            self._value = read()
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the asker's)
+            self._error = error
+        self.settled = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+        if self._then is not None:
+            try:
+                self._then(self)
+            except Exception:  # nobody else's answer may suffer
+                log.exception("an answer could not be told")
+
+
+def _raised(error: Exception) -> Any:
+    raise error
 
 
 class Together:
     """The requests of one statement. `each` is its form for many: arrays of the same parameters, a row for each request.
 
     Its first two columns are `ord`, from 1, and `alone`: true where the request has to go by itself, because another
-    transaction holds its user's row. No row at all means what no row means when it is alone. `lanes` statements are in flight at
-    once, more than one where each is long, with `most` requests in each.
+    transaction holds its user's row. No row at all means what no row means when it is alone. `read` makes the answer of a row,
+    or of none. `lanes` statements are in flight at once, more than one where each is long, with `most` requests in each.
     """
 
     def __init__(
@@ -57,6 +99,7 @@ class Together:
         db: Runs,
         statement: Statement,
         each: Statement,
+        read: Callable[[Row], Any],
         patience: float,
         *,
         lanes: int = 1,
@@ -65,83 +108,98 @@ class Together:
         self._db = db
         self._statement = statement
         self._each = each
+        self._read = read
         self._patience = patience  # seconds to wait for one's turn
         self._lanes = lanes  # statements in flight at once
         self._most = most
         self._in_flight = 0
-        self._waiting: deque[_Request] = deque()
+        self._leaving = False
+        self._waiting: deque[Asked[Any]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
 
-    async def one(self, *args: object) -> Row:
-        """Run the statement for one request, alone or in company; raises as `Database.one` does."""
-        if self._in_flight >= self._lanes:
-            request = _Request(args)
-            self._waiting.append(request)
-            return await request.answer
-        self._in_flight += 1
-        try:
-            return await self._db.one(self._statement, *args)
-        finally:
-            self._landed()
+    def ask(self, *args: object) -> Asked[Any]:
+        """Run the statement for one request, alone or in company."""
+        asked: Asked[Any] = Asked(args, self._loop.time())
+        self._waiting.append(asked)
+        if not self._leaving and self._in_flight < self._lanes:
+            self._leaving = True  # with all that arrive in this turn of the event loop
+            self._loop.call_soon(self._leave)
+        return asked
 
-    def _landed(self) -> None:
-        self._in_flight -= 1
-        self._next()
+    def _leave(self) -> None:
+        self._leaving = False
+        while self._waiting and self._in_flight < self._lanes:
+            self._next()
 
     def _next(self) -> None:
         """Send those who gathered, if any; a caller who has gone is left out."""
-        latest = asyncio.get_running_loop().time() - self._patience
-        going: list[_Request] = []
+        latest = self._loop.time() - self._patience
+        going: list[Asked[Any]] = []
         while self._waiting and len(going) < self._most:
-            request = self._waiting.popleft()
-            if request.answer.done():
+            asked = self._waiting.popleft()
+            if asked.gone:
                 continue
-            if request.since < latest:
-                request.answer.set_exception(Unavailable(f"no turn within {self._patience:g} s"))
+            if asked.since < latest:
+                asked.settle(partial(_raised, Unavailable(f"no turn within {self._patience:g} s")))
             else:
-                going.append(request)
+                going.append(asked)
         if going:
             self._in_flight += 1
             self._start(self._go(going))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _go(self, going: list[_Request]) -> None:
+    async def _go(self, going: list[Asked[Any]]) -> None:
         try:
-            if len(going) == 1:
-                await self._alone(going[0])
-            else:
-                await self._company(going)
+            tell = await (self._alone(going[0]) if len(going) == 1 else self._company(going))
         finally:
-            self._landed()
+            self._in_flight -= 1
+            self._leave()
+        if self._in_flight:
+            await asyncio.sleep(0)  # the next statement is on its way before these answers are made
+        tell()
 
-    async def _company(self, going: list[_Request]) -> None:
-        columns = map(list, zip(*(request.args for request in going), strict=True))
+    async def _company(self, going: list[Asked[Any]]) -> Callable[[], None]:
+        columns = map(list, zip(*(asked.args for asked in going), strict=True))
         try:
             rows = await self._db.all(self._each, *columns)
         except Unavailable as error:  # nobody knows what happened: nothing may be sent again
-            for request in going:
-                request.fail(Unavailable(str(error), retry_after=error.retry_after))
-            return
+            return partial(self._fail, going, error)
         except (Refused, Unstorable, asyncpg.PostgresError):
-            held = going  # none of it happened
-        else:
-            held = []
-            found = {row[0]: row for row in rows}
-            for number, request in enumerate(going, start=1):
-                row = found.get(number)
-                if row is not None and row[1]:
-                    held.append(request)
-                else:
-                    request.done(row and row[2:])
-        for request in held:
-            self._start(self._alone(request))
+            return partial(self._again, going)  # none of it happened
+        return partial(self._tell, going, rows)
 
-    async def _alone(self, request: _Request) -> None:
+    def _tell(self, going: list[Asked[Any]], rows: list[asyncpg.Record]) -> None:
+        found = {row[0]: row for row in rows}
+        held = []
+        for number, asked in enumerate(going, start=1):
+            row = found.get(number)
+            if row is not None and row[1]:
+                held.append(asked)
+            else:
+                asked.settle(partial(self._read, row and row[2:]))
+        self._again(held)
+
+    def _fail(self, going: list[Asked[Any]], error: Unavailable) -> None:
+        for asked in going:
+            asked.settle(partial(_raised, Unavailable(str(error), retry_after=error.retry_after)))
+
+    def _again(self, going: list[Asked[Any]]) -> None:
+        """Send each by itself."""
+
+        async def again(asked: Asked[Any]) -> None:
+            (await self._alone(asked))()
+
+        for asked in going:
+            self._start(again(asked))
+
+    async def _alone(self, asked: Asked[Any]) -> Callable[[], None]:
         try:
-            request.done(await self._db.one(self._statement, *request.args))
+            row = await self._db.one(self._statement, *asked.args)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
-            request.fail(error)
+            return partial(asked.settle, partial(_raised, error))
+        return partial(asked.settle, partial(self._read, row))

@@ -51,7 +51,7 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         await db.open()
         watch.drain_on_signal(app)
-        async with watch.over(db, settings):
+        async with watch.over(db, settings, metrics):
             yield
         passwords.close()
         if identity:

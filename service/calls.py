@@ -2,11 +2,11 @@
 
 import ipaddress
 import re
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from litestar import Request, Response
-from litestar.datastructures import Headers, State
+from litestar.datastructures import Cookie, Headers, State
 
 from db.caller import Caller
 from db.pool import Database
@@ -124,15 +124,16 @@ def signed_in(row: T | None) -> T:
 class Json(Response[bytes]):
     """An answer of JSON that is encoded already; made here, for Litestar's own making costs ten times as much."""
 
+    media_type = "application/json"
+    background = None
+    cookies: ClassVar[list[Cookie]] = []  # type: ignore[misc]
+    encoding = "utf-8"
+    response_type_encoders: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
+
     def __init__(self, content: bytes, status: int, headers: dict[str, str]) -> None:
         self.content = content
         self.status_code = status
         self.headers = headers
-        self.media_type = "application/json"
-        self.background = None
-        self.cookies = []
-        self.encoding = "utf-8"
-        self.response_type_encoders = {}
 
 
 def answer(

@@ -7,17 +7,18 @@ and whether requests are under way (so that a SIGTERM can wait for them).
 import ipaddress
 import re
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 import uuid_utils
-from litestar import Litestar, Response
+from litestar import Litestar
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import Message, Receive, Scope, Send
 
 from service import logs
-from service.errors import Problem
-from service.lean import Lean
+from service.errors import Problem, refusal
+from service.lean import Lean, Plain, Result
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -48,6 +49,10 @@ class Edge:
         ]
         if settings.hsts:
             self._always.append((b"strict-transport-security", b"max-age=63072000; includeSubDomains"))
+        same = (*self._always, (b"content-security-policy", API_POLICY))
+        self._same = (
+            b"".join(b"%b: %b\r\n" % header for header in same) + b"\r\n"
+        )  # what ends the head of each plain answer
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request; other scopes pass on."""
@@ -56,19 +61,11 @@ class Edge:
             return
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7()).encode()
-        scope["request_id"] = request_id.decode()
-        scope["address"] = self._address(scope, headers)
+        scope["request_id"] = request_id = self._request_id(headers)
+        scope["address"] = address = self._address(scope.get("client"), headers)
         method = scope["method"]
         status = 0
-        self.metrics.in_flight.inc()
-        if (plain := self.lean.take(scope, headers, receive)) is not None:
-            try:
-                status = await self._plain(await plain, request_id, send)
-            finally:
-                self._done(scope, method, status, started)
-            return
+        self.metrics.in_flight += 1
         head = method == "HEAD"
         scope["head"] = head
         if head:
@@ -78,7 +75,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = self._dressed(message, request_id)
+                message["headers"] = self._dressed(message, request_id.encode())
             elif head and message["type"] == "http.response.body":
                 message["body"] = b""
             await send(message)
@@ -93,36 +90,63 @@ class Edge:
             if not status:
                 await _send(sending, 500, Problem(500).body(scope["request_id"]))
         finally:
-            self._done(scope, method, status, started)
+            route = scope.get("path_template") or "none"
+            self._done(method, route, scope["path"], status, started, request_id, address)
 
-    def _done(self, scope: Any, method: str, status: int, started: float) -> None:
+    def _done(
+        self, method: str, route: str, path: str, status: int, started: float, request_id: str, address: str
+    ) -> None:
         """Count an answered request, and tell of it."""
         took = time.perf_counter() - started
-        self.metrics.in_flight.dec()
-        route = scope.get("path_template") or "none"
+        self.metrics.in_flight -= 1
         self.metrics.answered(method, route, status, took)
         if route not in QUIET:
-            logs.access(method, scope["path"], status, took, scope["request_id"], scope["address"])
+            logs.access(method, path, status, took, request_id, address)
 
-    async def _plain(self, answer: Response[Any], request_id: bytes, send: Send) -> int:
-        """Send what the lean path made, dressed like any other answer."""
-        body: bytes = answer.content
-        status = answer.status_code or 200
-        headers = [(b"content-type", (answer.media_type or "").encode())]
-        headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-        headers.append((b"content-length", str(len(body)).encode()))
-        headers.append((b"x-request-id", request_id))
-        headers += self._always
-        headers.append((b"content-security-policy", API_POLICY))
-        tagged = "ETag" in answer.headers
-        headers.append((b"cache-control", b"private, no-cache" if tagged else b"no-store"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-        return status
+    def plain(self, call: Plain, client: tuple[str, int] | None, tell: Callable[[int, bytes], None]) -> None:
+        """Answer a request of the lean path: tell the status, and all that follows the status line."""
+        started = time.perf_counter()
+        request_id = self._request_id(call.given)
+        address = self._address(client, call.given)
+        self.metrics.in_flight += 1
 
-    def _address(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+        def told(rows: Result) -> None:
+            try:
+                found = call.answer(call, rows.result())
+            except Exception as error:  # noqa: BLE001 (as Litestar does with every exception of a handler)
+                found = refusal(error, request_id)
+            status = found.status_code or 200
+            path = call.scope["path"]
+            self._done(call.method_, call.route, path, status, started, request_id, address)
+            tell(status, self._wire(found.media_type or "", found.headers, found.content, request_id))
+
+        call.then(told)
+
+    def refusal(self, problem: Problem) -> tuple[int, bytes]:
+        """The answer to what could not be read as a request."""
+        request_id = str(uuid_utils.uuid7())
+        self.metrics.answered("none", "none", problem.status, 0)
+        body = problem.body(request_id)
+        return problem.status, self._wire("application/problem+json", {}, body, request_id)
+
+    def _wire(self, kind: str, headers: Mapping[str, str], body: bytes, request_id: str) -> bytes:
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        cache = "private, no-cache" if "ETag" in headers else "no-store"
+        head = (
+            f"content-type: {kind}\r\n{own}content-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\ncache-control: {cache}\r\n"
+        )
+        return b"".join((head.encode(), self._same, body))
+
+    def _request_id(self, headers: dict[bytes, bytes]) -> str:
+        """The client's own, or a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        return str(uuid_utils.uuid7())
+
+    def _address(self, client: tuple[str, int] | None, headers: dict[bytes, bytes]) -> str:
         """The client's address; X-Forwarded-For is read from the right, for as long as those who say so are ours."""
-        client = scope.get("client")
         address = client[0] if client else ""
         if self._proxies and (forwarded := headers.get(b"x-forwarded-for")):
             for hop in reversed(forwarded.decode("latin-1").split(",")):

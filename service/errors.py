@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from db.errors import Refused, Unavailable, Unstorable
 
@@ -26,6 +26,7 @@ CODES = {
     415: "unsupported_media_type",
     422: "invalid",
     429: "rate_limited",
+    431: "too_large",
     500: "internal",
     503: "unavailable",
 }
@@ -47,6 +48,8 @@ DETAILS = {
     500: "Something went wrong here; the request id finds it in our log.",
     503: "The database cannot answer now; try again after the seconds in Retry-After.",
 }
+
+_GONE = "client disconnected prematurely"  # what Litestar says of it
 
 
 class Fault(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -132,6 +135,8 @@ def problem_of(error: Exception) -> Problem:
         case Unstorable():
             log.warning("unstorable", reason=str(error))
             return Problem(422, "The request holds a value that cannot be stored.")
+        case InternalServerException() if error.detail == _GONE:
+            return Problem(400, "The body ended before its end.")
         case ValidationException():  # bodies and queries are read by ourselves; what is left is a body not there
             return Problem(400, "The body is empty.")
         case HTTPException() if (
@@ -146,9 +151,14 @@ def problem_of(error: Exception) -> Problem:
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Litestar's exception handler, for every exception there is."""
+    return refusal(error, request.scope.get("request_id", ""))  # type: ignore[arg-type]
+
+
+def refusal(error: Exception, request_id: str) -> Response[bytes]:
+    """The answer that an exception becomes."""
     problem = problem_of(error)
     return Response(
-        problem.body(request.scope.get("request_id", "")),  # type: ignore[arg-type]
+        problem.body(request_id),
         status_code=problem.status,
         media_type="application/problem+json",
         headers=problem.headers,

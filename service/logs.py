@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 from urllib.parse import quote
 
@@ -15,9 +16,8 @@ from service.settings import Settings
 
 access_log = structlog.get_logger("access")
 _quiet = logging.getLogger("access")
-_line = msgspec.json.Encoder().encode
 _stream: TextIO | None = None  # where lines of JSON go
-_lines: list[bytes] = []  # of this turn of the loop
+_lines: list[str] = []  # of this turn of the loop
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/:@-]*", re.ASCII)
 
 
@@ -28,24 +28,27 @@ def access(method: str, path: str, status: int, seconds: float, request_id: str,
     """
     if not _quiet.isEnabledFor(logging.INFO):
         return
-    told = {
-        "event": f"{method} {path if _PLAIN.fullmatch(path) else quote(path, safe='/:@')}",
-        "status": status,
-        "ms": round(seconds * 1000, 1),
-        "request_id": request_id,
-        "address": address,
-    }
+    event = f"{method} {path if _PLAIN.fullmatch(path) else quote(path, safe='/:@')}"
     if _stream is None:
-        access_log.info(told.pop("event"), **told)
+        ms = round(seconds * 1000, 1)
+        access_log.info(event, status=status, ms=ms, request_id=request_id, address=address)
         return
-    told |= {"logger": "access", "level": "info", "timestamp": datetime.now(UTC)}
     if not _lines:
         asyncio.get_running_loop().call_soon(_write, _stream)
-    _lines.append(_line(told))
+    _lines.append(
+        f'{{"event":"{event}","status":{status},"ms":{seconds * 1000:.1f},"request_id":"{request_id}"'
+        f',"address":{_text(address)}'
+    )
+
+
+@lru_cache(1000)
+def _text(value: str) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _write(stream: TextIO) -> None:
-    text = b"\n".join((*_lines, b"")).decode()
+    end = f',"logger":"access","level":"info","timestamp":"{datetime.now(UTC).isoformat().replace("+00:00", "Z")}"}}\n'
+    text = end.join((*_lines, ""))
     _lines.clear()  # also where nobody reads them any more
     stream.write(text)
 

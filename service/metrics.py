@@ -1,5 +1,6 @@
 """Counters for Prometheus. With several workers they are kept in files, so that any worker answers for all."""
 
+from bisect import bisect_right
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -7,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from db.pool import Database
 from db.statements import Statement
 
+MANY = 512
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -30,11 +32,13 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
-        self.in_flight = self._gauge("roundtrip_requests_in_flight", "Requests under way")
+        self.in_flight = 0  # requests
+        self._in_flight = self._gauge("roundtrip_requests_in_flight", "Requests under way")
         self._connections = self._gauge("roundtrip_pool_connections", "Open database connections")
         self._used = self._gauge("roundtrip_pool_used", "Database connections in use")
         self._waiting = self._gauge("roundtrip_pool_waiting", "Statements waiting for a connection")
         self._unavailable = Counter("roundtrip_unavailable", "Requests answered 503", registry=self._registry)
+        self._taken: dict[tuple[str, str, int], list[float]] = {}  # seconds, not in the histogram yet
         self._children: dict[tuple[str, ...], Any] = {}
 
     def _gauge(self, name: str, text: str) -> Gauge:
@@ -42,19 +46,43 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; the route is its template, so that ids make no new series."""
-        self._child(self._requests, method, route, str(status)).observe(seconds)
+        taken = self._taken.get((method, route, status))
+        if taken is None:
+            taken = self._taken[method, route, status] = []
+        taken.append(seconds)
+        if self._shared or len(taken) >= MANY:
+            self._fold()
         if status == 503:  # noqa: PLR2004
             self._unavailable.inc()
+
+    def _fold(self) -> None:
+        """Count what requests took, many at a time: one by one the library takes 2 us of the 20 of a request."""
+        for (method, route, status), taken in self._taken.items():
+            child = self._child(self._requests, method, route, str(status))
+            child._sum.inc(sum(taken))  # noqa: SLF001
+            taken.sort()
+            at = 0
+            for bound, bucket in zip(child._upper_bounds, child._buckets, strict=True):  # noqa: SLF001
+                to = bisect_right(taken, bound, at)
+                bucket.inc(to - at)
+                at = to
+            taken.clear()
 
     def observed(self, statement: Statement, seconds: float) -> None:
         """Count one statement."""
         self._child(self._statements, statement.name).observe(seconds)
 
-    def render(self, db: Database) -> bytes:
-        """The text that Prometheus scrapes."""
+    def sample(self, db: Database) -> None:
+        """Take down what was counted, and what goes up and down."""
+        self._fold()
+        self._in_flight.set(self.in_flight)
         self._connections.set(db.connections)
         self._used.set(db.limiter.used)
         self._waiting.set(db.limiter.waiting)
+
+    def render(self, db: Database) -> bytes:
+        """The text that Prometheus scrapes."""
+        self.sample(db)
         if self._shared:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

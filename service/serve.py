@@ -3,19 +3,19 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.mp import MPServer
+import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from db import system
 from db.embedded import EmbeddedError, start
@@ -38,22 +38,36 @@ TRY = """
   curl {base}/api/v1/auth/login -H "Content-Type: application/json" -d '{{"email": "test@example.com", "password": "Test123!"}}'
 """
 DAY = 86_400
+BACKLOG = 4096  # connections that wait to be accepted
 
 
-class Server(MPServer):
-    """Granian, which tells its workers of the end before it comes."""
+class Server(uvicorn.Server):
+    """The server of one process, which tells of its end before it comes."""
 
     drain_seconds = 0.0
 
-    def signal_handler_interrupt(self, *args: Any, **_: Any) -> None:
-        """Let `/readyz` say 503 for a while before the workers finish and end."""
-        for worker in self.wrks:
-            os.kill(worker.inner.pid, signal.SIGUSR1)
-        end: Callable[[], None] = super().signal_handler_interrupt
-        if self.drain_seconds and not self.interrupt_signal and args and args[0] == signal.SIGTERM:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let `/readyz` say 503 for a while before what is in flight is finished."""
+        if self.started:  # from then on somebody hears it
+            os.kill(os.getpid(), signal.SIGUSR1)
+        end = partial(super().handle_exit, sig, frame)
+        if self.drain_seconds and sig == signal.SIGTERM:
             threading.Timer(self.drain_seconds, end).start()
         else:
             end()
+
+
+class Workers(Multiprocess):
+    """The same for several: the parent of their processes."""
+
+    drain_seconds = 0.0
+
+    def handle_term(self) -> None:
+        """Let `/readyz` of all say 503 for a while."""
+        for process in self.processes:
+            if process.pid and process.exitcode is None:
+                os.kill(process.pid, signal.SIGUSR1)
+        threading.Timer(self.drain_seconds, super().handle_term).start()
 
 
 @click.command()
@@ -124,29 +138,59 @@ def _check(settings: Settings) -> None:
 def _run(settings: Settings, token: str | None) -> None:
     for name in ("host", "port", "workers"):
         os.environ[name.upper()] = str(getattr(settings, name))
-    server = Server(
-        "service.asgi:create",
-        factory=True,
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        workers=settings.workers,
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=int(settings.keep_alive_timeout * 1000)),
-        websockets=False,
-        backlog=4096,
-        backpressure=16_384,
-        respawn_failed_workers=True,
-        workers_kill_timeout=int(settings.shutdown_timeout),
-        log_level=LogLevels.warning,
-    )
-    server.drain_seconds = settings.drain_seconds
-    base = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.port}"  # noqa: S104
+    listening = _listen(settings)
+    port = listening.getsockname()[1]
+    base = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{port}"  # noqa: S104
     if token:
         from service.seed import DEMO
 
         click.echo(BANNER.format(base=base) + TRY.format(base=base, user=DEMO, token=token))
     else:
         click.echo(BANNER.format(base=base))
-    server.serve()
+    config = server_config("service.asgi:create", settings)
+    if settings.workers > 1:
+        workers = Workers(config, [listening])
+        workers.drain_seconds = settings.drain_seconds
+        workers.run()
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again when all is done
+    server = Server(config)
+    server.drain_seconds = settings.drain_seconds
+    server.run([listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The socket that all workers share."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+            "choose others with --host and --port"
+        ) from None
+    listening.set_inheritable(True)
+    return listening
+
+
+def server_config(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves: an application, or where a factory of it is."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        interface="asgi3",
+        loop="uvloop",
+        http="service.http:Http",
+        ws="none",
+        lifespan="on",
+        workers=settings.workers,
+        backlog=BACKLOG,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        timeout_keep_alive=settings.keep_alive_timeout,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=settings.shutdown_timeout,  # type: ignore[arg-type]
+    )

@@ -1,6 +1,6 @@
 """Tasks: decode, one statement, encode."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, Meta, UnsetType
 
 from db import tasks
-from db.task import Draft, Task
+from db.task import Task
 from service import cursors, idempotency
 from service.calls import Call, answer, empty, number, signed_in, unchanged
 from service.errors import Problem
@@ -61,18 +61,20 @@ class TaskStats(msgspec.Struct):
 
 async def list_tasks(request: Call) -> Response[TaskList]:
     """List tasks, live ones newest first unless asked otherwise."""
+    return listed(request, await asked(request))
+
+
+def asked(request: Call) -> Awaitable[tasks.Listed | None]:
+    """The page that a query asks for."""
     page: TaskPage = request.params
-    found = signed_in(
-        await tasks.list(
-            request.db,
-            page.shape,
-            request.caller,
-            _known(request),
-            page.window,
-            page.filters,
-            page.q or "",
-        )
-    )
+    known = _known(request)
+    return tasks.list(request.db, page.shape, request.caller, known, page.window, page.filters, page.q or "")
+
+
+def listed(request: Call, listed: tasks.Listed | None) -> Response[TaskList]:
+    """The answer that a page becomes."""
+    page: TaskPage = request.params
+    found = signed_in(listed)
     if not found.fresh:
         return _not_modified(request)
     lines = found.lines.split("\n") if found.lines else []
@@ -112,7 +114,19 @@ async def get_stats(request: Call) -> Response[TaskStats]:
 
 async def create_task(request: Call, data: JSONBody[TaskCreate]) -> Response[Task]:
     """Create a task."""
-    task, status, headers = await _created(request, data.draft())
+    if (key := await idempotency.key(request)) is None:
+        return made(request, await tasks.create(request.db, request.caller, data.draft()))
+    kept = signed_in(await tasks.create_once(request.db, request.caller, key, data.draft()))
+    idempotency.check(key, kept)
+    return _made(*idempotency.read(kept, Task))
+
+
+def made(_: Call, task: Task | None) -> Response[Task]:
+    """The answer that a new task becomes."""
+    return _made(signed_in(task), 201, {})
+
+
+def _made(task: Task, status: int, headers: dict[str, str]) -> Response[Task]:
     return answer(task, status, tag=task.revision, headers={"Location": f"{PATH}/{task.id}"} | headers)
 
 
@@ -127,14 +141,19 @@ async def get_task(request: Call, id: FromPath[str]) -> Response[Task]:
 async def update_task(request: Call, id: FromPath[str], data: JSONBody[TaskPatch]) -> Response[Task]:
     """Change a task."""
     changes = data.changes()
-    task = _there(await tasks.update(request.db, request.caller, number(id), request.if_match(), changes))
+    outcome = await tasks.update(request.db, request.caller, number(id), request.if_match(), changes)
+    return shown(request, outcome)
+
+
+def shown(_: Call, outcome: tasks.Outcome | None) -> Response[Task]:
+    """The answer that a task becomes."""
+    task = _there(outcome)
     return answer(task, tag=task.revision)
 
 
 async def toggle_task(request: Call, id: FromPath[str]) -> Response[Task]:
     """Complete a task, or make a completed one pending."""
-    task = _there(await tasks.toggle(request.db, request.caller, number(id), request.if_match()))
-    return answer(task, tag=task.revision)
+    return shown(request, await tasks.toggle(request.db, request.caller, number(id), request.if_match()))
 
 
 async def delete_task(request: Call, id: FromPath[str]) -> Response[None]:
@@ -149,16 +168,7 @@ async def delete_task(request: Call, id: FromPath[str]) -> Response[None]:
 
 async def restore_task(request: Call, id: FromPath[str]) -> Response[Task]:
     """Take a task out of the trash."""
-    task = _there(await tasks.restore(request.db, request.caller, number(id), request.if_match()))
-    return answer(task, tag=task.revision)
-
-
-async def _created(request: Call, draft: Draft) -> tuple[Task, int, dict[str, str]]:
-    if (key := await idempotency.key(request)) is None:
-        return signed_in(await tasks.create(request.db, request.caller, draft)), 201, {}
-    kept = signed_in(await tasks.create_once(request.db, request.caller, key, draft))
-    idempotency.check(key, kept)
-    return idempotency.read(kept, Task)
+    return shown(request, await tasks.restore(request.db, request.caller, number(id), request.if_match()))
 
 
 def _known(request: Call) -> tasks.Version:

@@ -100,12 +100,11 @@ class Tokens:
             del self._verified[next(iter(self._verified))]
         self._verified[token] = (caller, until)
 
-    def known(self, authorization: bytes) -> Caller | None:
-        """Who a header speaks for whose token was verified before and has not expired; None for any other."""
+    def known(self, authorization: bytes) -> tuple[Caller, float] | None:
+        """Who a header speaks for whose token was verified before, and until when, seconds since 1970; None for any other."""
         if not authorization.startswith(b"Bearer "):
             return None
-        caller, until = self._verified.get(authorization[7:].decode("latin-1"), _NOBODY)
-        return caller if time.time() < until else None
+        return self._verified.get(authorization[7:].decode("latin-1"))
 
     def first_refresh(self) -> Refresh:
         """The first refresh token of a new session, as its own `successor`."""

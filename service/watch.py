@@ -1,10 +1,11 @@
-"""What runs beside the requests of a worker: sizing the pool once, and ending when the parent process has ended."""
+"""What runs beside the requests: sizing the pool once; in one of several workers, too, its gauges, and ending with the parent process."""
 
 import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from multiprocessing import parent_process
 
 import structlog
 from litestar import Litestar
@@ -12,15 +13,18 @@ from litestar import Litestar
 from db import system
 from db.errors import Unavailable
 from db.pool import Database
+from service.metrics import Metrics
 from service.settings import Settings
 
 log = structlog.get_logger("service")
 
 
 @asynccontextmanager
-async def over(db: Database, settings: Settings) -> AsyncIterator[None]:
+async def over(db: Database, settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
     """Watch while the service runs. A database that is away delays nothing; `/readyz` tells of it."""
-    tasks = [asyncio.create_task(_fit(db, settings)), asyncio.create_task(_orphaned())]
+    tasks = [asyncio.create_task(_fit(db, settings))]
+    if parent_process():
+        tasks += [asyncio.create_task(_orphaned()), asyncio.create_task(_sampled(metrics, db))]
     try:
         yield
     finally:
@@ -49,6 +53,13 @@ async def _fit(db: Database, settings: Settings) -> None:
                 "pool reduced to its share of max_connections", asked=db.limiter.capacity, share=share
             )
             db.limiter.resize(share)
+
+
+async def _sampled(metrics: Metrics, db: Database) -> None:
+    """Keep what other workers tell of this one fresh."""
+    while True:
+        await asyncio.sleep(1)
+        metrics.sample(db)
 
 
 async def _orphaned() -> None:

@@ -16,12 +16,15 @@ import httpx
 import hypothesis
 import msgspec
 import pytest
+from uvicorn.server import ServerState
 
 from db import embedded
 from db.pool import Database, PoolOptions
 from db.url import parse
 from service.app import create_app
 from service.edge import Edge
+from service.http import Http
+from service.serve import server_config
 from service.settings import Settings
 
 hypothesis.settings.register_profile("default", max_examples=15, derandomize=True)
@@ -186,9 +189,34 @@ async def app(settings: Settings) -> AsyncIterator[Edge]:
         yield edge
 
 
+@asynccontextmanager
+async def listening(edge: Edge) -> AsyncIterator[str]:
+    """An application behind HTTP, by its base URL, on the loop of the tests."""
+    config = server_config(edge, edge.lean.settings)
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Sun, 06 Nov 1994 08:49:37 GMT")]
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Http(config, state, {}), "127.0.0.1", 0)
+    try:
+        yield "http://{}:{}".format(*server.sockets[0].getsockname())
+    finally:
+        server.close()
+        for connection in [*state.connections]:
+            connection.shutdown()
+        await server.wait_closed()
+
+
 @pytest.fixture(scope="session")
 async def client(app: Edge) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, without a token."""
+    async with listening(app) as base, httpx.AsyncClient(base_url=base, limits=httpx.Limits()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def inside(app: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without HTTP between, for headers that no library would send."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -266,7 +266,7 @@ def _environment(url: str, secret: str) -> dict[str, str]:
 
 
 def _own_versions() -> dict[str, str]:
-    names = ("litestar", "asyncpg", "msgspec", "granian")
+    names = ("litestar", "asyncpg", "msgspec", "uvicorn")
     return {"Python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 

@@ -101,7 +101,7 @@ def report(*, quick: bool = False) -> Report:
         versions={
             "Python": "3.11.7",
             "PostgreSQL": "18.6",
-            "granian": "2.8.7",
+            "uvicorn": "0.54.0",
             "Roundtrip": "0.1.0 at 0123456789",
         },
         data={"users": 1000, "tasks": 1_000_000, "tasks of each of 50 users": 10_000},

@@ -78,9 +78,9 @@ async def test_forwarded_addresses_are_believed_from_proxies_only(
     edge: Edge, client: str, forwarded: str | None, address: str
 ) -> None:
     headers = {} if forwarded is None else {b"x-forwarded-for": forwarded.encode()}
-    assert edge._address({"client": (client, 1)}, headers) == address  # type: ignore[arg-type]
+    assert edge._address((client, 1), headers) == address
 
 
 async def test_nobody_is_believed_by_default(app: Edge) -> None:
     headers = {b"x-forwarded-for": b"198.51.100.1"}
-    assert app._address({"client": ("127.0.0.1", 1)}, headers) == "127.0.0.1"  # type: ignore[arg-type]
+    assert app._address(("127.0.0.1", 1), headers) == "127.0.0.1"

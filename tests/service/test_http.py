@@ -227,3 +227,33 @@ async def test_errors_of_the_database_say_unavailable(
     monkeypatch.setattr("db.tasks.get", odd)
     answer = await client.get(f"{TASKS}/1", headers=user.headers)
     assert "secret" not in check_problem(answer, 422, "invalid")["detail"]
+
+
+async def test_times_that_are_counted_together_are_counted(app: Any, client: httpx.AsyncClient) -> None:
+    from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+    from service.metrics import MANY, SECONDS, Metrics
+
+    metrics = Metrics(shared=False)
+    registry = CollectorRegistry()
+    singly = Histogram(
+        "roundtrip_request_seconds",
+        "Time from request to answer",
+        ("method", "route", "status"),
+        buckets=SECONDS,
+        registry=registry,
+    )
+    times = [n * n / 10_000 for n in range(MANY + 100)] + [*SECONDS, 99.0]
+    for seconds in times:
+        metrics.answered("GET", "/x", 200, seconds)
+        singly.labels("GET", "/x", "200").observe(seconds)
+
+    def told(text: bytes) -> dict[str, float]:
+        lines = [line.rsplit(" ", 1) for line in text.decode().splitlines()]
+        return {
+            name: round(float(value), 6)
+            for name, value in lines
+            if name.startswith("roundtrip_request_seconds_") and "_created" not in name
+        }
+
+    assert told(metrics.render(app.lean.db)) == told(generate_latest(registry))

@@ -128,8 +128,30 @@ def test_a_quiet_connection_is_closed_when_its_time_is_up(tmp_path: Path, migrat
         host, port = running.base.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=20) as client:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
-            assert client.recv(65536).startswith(b"HTTP/1.1 200")
-            assert client.recv(65536) == b""
+            with client.makefile("rb") as answer:
+                assert answer.read().startswith(b"HTTP/1.1 200")  # until it is closed
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, migrated_database: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = roundtrip(tmp_path, "serve", "--port", str(port), DATABASE_URL=migrated_database)
+    assert done.returncode == 1
+    for part in (str(port), "in use", "--port"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_drain_lets_requests_in_and_says_that_it_ends(
+    tmp_path: Path, migrated_database: str, workers: str
+) -> None:
+    settings = {"DATABASE_URL": migrated_database, "DRAIN_SECONDS": "2", "WORKERS": workers}
+    with served(tmp_path, **settings) as running:
+        running.process.terminate()
+        assert eventually(lambda: httpx.get(f"{running.base}/readyz").status_code == 503)
+        assert httpx.get(f"{running.base}/healthz").status_code == 200
+        assert running.process.wait(PATIENCE) == 0
 
 
 def test_a_killed_server_leaves_no_worker_on_the_port(tmp_path: Path, migrated_database: str) -> None:

@@ -214,11 +214,11 @@ def forger(user: Account, app: Edge, settings: Settings) -> Forger:
     return Forger(app.app.state.tokens, str(settings.secret_key), caller)
 
 
-async def test_forged_over_http(client: httpx.AsyncClient, forger: Forger) -> None:
+async def test_forged_over_http(inside: httpx.AsyncClient, forger: Forger) -> None:
     good = {"Authorization": f"Bearer {forger.token()}"}
-    assert (await client.get(ME, headers=good)).status_code == 200
+    assert (await inside.get(ME, headers=good)).status_code == 200
     for name, forgery in FORGERIES.items():
-        answer = await client.get(ME, headers={"Authorization": f"Bearer {forgery(forger)}"})
+        answer = await inside.get(ME, headers={"Authorization": f"Bearer {forgery(forger)}"})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), name
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
