@@ -81,9 +81,9 @@ def _sentences(count: int) -> list[str]:
 
 @cache
 def _descriptions() -> list[bytes]:
-    """None for a third of the tasks, for the others up to five sentences."""
+    """None for half of the tasks, for the others one to three sentences."""
     sentences = _sentences(3000)
-    return [NULL] * 700 + [_text(" ".join(sentences[n : n + 1 + n // 2 % 5])) for n in range(0, 2990, 2)]
+    return [NULL] * 1495 + [_text(" ".join(sentences[n : n + 1 + n // 2 % 3])) for n in range(0, 2990, 2)]
 
 
 def _text(value: str) -> bytes:
