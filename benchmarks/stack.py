@@ -27,8 +27,8 @@ FOLDER = Path(".roundtrip/bench")
 READY_WITHIN = 60.0
 ENDS_WITHIN = 30.0
 # As in production but for the limits that a load test would meet; a line of log for every request would be a measurement
-# of the log.
-SETTINGS = {"ENVIRONMENT": "production", "RATE_LIMITS": "off", "LOG_LEVEL": "warning"}
+# of the log, and one of lists from memory would tell nothing of the database.
+SETTINGS = {"ENVIRONMENT": "production", "RATE_LIMITS": "off", "LOG_LEVEL": "warning", "CACHE_SIZE": "0"}
 
 
 @dataclass

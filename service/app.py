@@ -16,6 +16,7 @@ from service import errors, pages, watch
 from service.calls import Call
 from service.edge import Edge
 from service.gate import Gate
+from service.memory import Memory
 from service.metrics import Metrics
 from service.passwords import Passwords
 from service.routes import ALIAS, BASE, ROUTES, Route
@@ -27,6 +28,7 @@ from service.validation import Body
 if TYPE_CHECKING:
     from service.identity import Identity
 
+MEGABYTE = 1 << 20
 _METHODS: dict[str, Callable[..., Any]] = {"GET": get, "POST": post, "PATCH": patch, "DELETE": delete}
 
 
@@ -43,6 +45,8 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
         echo=settings.database_echo,
     )
     db = Database(parse(settings.database_url), options, observe=metrics.observed, init=init)
+    memory = Memory(settings.cache_size * MEGABYTE)
+    metrics.cache = memory
     tokens = Tokens(settings.secret_key or development_secret(settings), ttl=settings.access_token_ttl)
     passwords = Passwords(settings.password_queue)
     identity = _identity(settings, tokens, db)
@@ -78,6 +82,7 @@ def create_app(settings: Settings, *, init: Any = None) -> Edge:
                 "passwords": passwords,
                 "throttle": Throttle(on=settings.rate_limits == "on"),
                 "metrics": metrics,
+                "memory": memory,
                 "draining": False,
             }
         ),

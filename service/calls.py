@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 from litestar import Request, Response
@@ -15,6 +15,9 @@ from service.passwords import Passwords
 from service.settings import Settings
 from service.throttle import Throttle
 from service.tokens import Tokens
+
+if TYPE_CHECKING:  # it is about calls
+    from service.memory import Memory
 
 T = TypeVar("T")
 MAX_ID = 2**63 - 1
@@ -56,6 +59,10 @@ class Call(Request[Caller, None, State]):
     @property
     def settings(self) -> Settings:
         return self.app.state.settings  # type: ignore[no-any-return]
+
+    @property
+    def memory(self) -> "Memory":
+        return self.app.state.memory  # type: ignore[no-any-return]
 
     @property
     def tokens(self) -> Tokens:

@@ -25,6 +25,7 @@ from service.calls import Call
 from service.errors import Problem
 from service.gate import JSON
 from service.lists import TaskPage
+from service.memory import Memory
 from service.settings import Settings
 from service.task import TaskCreate, TaskPatch
 from service.tokens import Tokens
@@ -74,6 +75,7 @@ class Lean:
         self.db: Database = state.db
         self.settings: Settings = state.settings
         self.tokens: Tokens = state.tokens
+        self.memory: Memory = state.memory
         self._heads: dict[bytes, Head] = {}  # a client says the same each time
         self._pages: dict[bytes, TaskPage] = {}
 
@@ -210,6 +212,10 @@ class Plain(Call):
     @property
     def settings(self) -> Settings:
         return self._lean.settings
+
+    @property
+    def memory(self) -> Memory:
+        return self._lean.memory
 
     @property
     def headers(self) -> Headers:

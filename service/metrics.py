@@ -1,7 +1,7 @@
 """Counters for Prometheus. With several workers they are kept in files, so that any worker answers for all."""
 
 from bisect import bisect_right
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -10,6 +10,13 @@ from db.statements import Statement
 
 MANY = 512
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Remembers(Protocol):
+    """What counts how often it was of use."""
+
+    hits: int
+    misses: int
 
 
 class Metrics:
@@ -37,6 +44,14 @@ class Metrics:
         self._connections = self._gauge("roundtrip_pool_connections", "Open database connections")
         self._used = self._gauge("roundtrip_pool_used", "Database connections in use")
         self._waiting = self._gauge("roundtrip_pool_waiting", "Statements waiting for a connection")
+        self.cache: Remembers | None = None
+        self._cache = Counter(
+            "roundtrip_cache",
+            "Lists and statistics, by where they came from",
+            ("from",),
+            registry=self._registry,
+        )
+        self._remembered = {"memory": 0, "database": 0}
         self._unavailable = Counter("roundtrip_unavailable", "Requests answered 503", registry=self._registry)
         self._taken: dict[tuple[str, str, int], list[float]] = {}  # seconds, not in the histogram yet
         self._children: dict[tuple[str, ...], Any] = {}
@@ -75,6 +90,10 @@ class Metrics:
     def sample(self, db: Database) -> None:
         """Take down what was counted, and what goes up and down."""
         self._fold()
+        if self.cache:
+            for place, now in (("memory", self.cache.hits), ("database", self.cache.misses)):
+                self._cache.labels(place).inc(now - self._remembered[place])
+                self._remembered[place] = now
         self._in_flight.set(self.in_flight)
         self._connections.set(db.connections)
         self._used.set(db.limiter.used)

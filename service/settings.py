@@ -80,6 +80,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on")] = 8000
     workers: Annotated[Count, Meta(description="Processes that serve")] = 1
+    cache_size: Annotated[
+        Annotated[int, Meta(ge=0)],
+        Meta(description="Megabytes of lists and statistics that a worker remembers; 0 for none"),
+    ] = 64
     keep_alive_timeout: Annotated[
         Seconds,
         Meta(description="Seconds that a connection may be quiet; a load balancer must close it first"),

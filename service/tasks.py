@@ -76,7 +76,7 @@ def listed(request: Call, listed: tasks.Listed | None) -> Response[TaskList]:
     page: TaskPage = request.params
     found = signed_in(listed)
     if not found.fresh:
-        return _not_modified(request)
+        return _unchanged(request)
     lines = found.lines.split("\n") if found.lines else []
     items = cast("Sequence[Task]", msgspec.Raw(f"[{','.join(lines[: page.limit])}]".encode()))
     cursor = None
@@ -86,7 +86,8 @@ def listed(request: Call, listed: tasks.Listed | None) -> Response[TaskList]:
         headers["Link"] = cursors.link(request, cursor)
     total = UNSET if found.total is None else found.total
     tag = cursors.tag(request, found.revision, found.until)
-    return answer(TaskList(items, cursor, found.revision, total), tag=tag, headers=headers)
+    answered = answer(TaskList(items, cursor, found.revision, total), tag=tag, headers=headers)
+    return _kept(request, found.revision, found.until, answered)
 
 
 async def get_stats(request: Call) -> Response[TaskStats]:
@@ -94,7 +95,7 @@ async def get_stats(request: Call) -> Response[TaskStats]:
     query: TaskStatsQuery = request.params
     counted = signed_in(await tasks.stats(request.db, request.caller, _known(request), query.tz))
     if (found := counted.stats) is None:
-        return _not_modified(request)
+        return _unchanged(request)
     stats = TaskStats(
         total=found.total,
         pending=found.pending,
@@ -109,7 +110,8 @@ async def get_stats(request: Call) -> Response[TaskStats]:
         completion_rate=found.completed / found.total if found.total else 0,
         revision=counted.revision,
     )
-    return answer(stats, tag=cursors.tag(request, counted.revision, found.until))
+    answered = answer(stats, tag=cursors.tag(request, counted.revision, found.until))
+    return _kept(request, counted.revision, found.until, answered)
 
 
 async def create_task(request: Call, data: JSONBody[TaskCreate]) -> Response[Task]:
@@ -172,14 +174,25 @@ async def restore_task(request: Call, id: FromPath[str]) -> Response[Task]:
 
 
 def _known(request: Call) -> tasks.Version:
-    """The version of this list or statistic that the client has."""
-    known = cursors.known(request)
-    return tasks.Version(*known[1:]) if known else tasks.Version()
+    """The version of this list or statistic that the client has, or else that is remembered here."""
+    if known := cursors.known(request):
+        return tasks.Version(*known[1:])
+    kept = request.memory.find(request)
+    return kept.version if kept else tasks.Version()
 
 
-def _not_modified(request: Call) -> Response[Any]:
+def _unchanged(request: Call) -> Response[Any]:
+    """The answer where that version holds."""
+    if (kept := request.memory.still(request)) is not None:
+        return kept
     known = cursors.known(request)
     return empty(304, tag=known[0] if known else None)
+
+
+def _kept(request: Call, revision: int, until: int | None, answered: Response[Any]) -> Response[Any]:
+    version = tasks.Version(revision) if until is None else tasks.Version(revision, until)
+    request.memory.keep(request, version, answered)
+    return answered
 
 
 def _there(outcome: tasks.Outcome | None) -> Task:

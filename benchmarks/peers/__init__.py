@@ -26,6 +26,7 @@ from db.pool import Database, PoolOptions
 from db.url import parse
 
 US = "Roundtrip"
+MEMORY = "Roundtrip, lists from memory"
 FOLDER = Path(".roundtrip/bench/peers").absolute()
 SCENARIOS = ("single", "list", "insert")
 CONNECTIONS = 64
@@ -176,6 +177,14 @@ def _entries(
         running.postgres = stack.postgres
         return OverHttp(US, 2, _own_versions(), running, shots)
 
+    async def remembering() -> Entrant:
+        if quick:
+            raise Absent(LEFT_OUT)
+        settings = stack.settings | {"SECRET_KEY": secret, "CACHE_SIZE": "64"}
+        running = await within.enter_async_context(serve(url, settings=settings))
+        running.postgres = stack.postgres
+        return OverHttp(MEMORY, 1, _own_versions(), running, shots)
+
     async def over_http(program: Program) -> Entrant:
         if quick:
             raise Absent(LEFT_OUT)
@@ -195,6 +204,7 @@ def _entries(
 
     yield US, 1, ourselves
     yield US, 2, twice
+    yield MEMORY, 1, remembering
     for program in PROGRAMS:
         yield program.name, program.processes, partial(over_http, program)
     yield pgbench.NAME, 1, alone
