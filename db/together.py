@@ -66,10 +66,10 @@ class Asked(Generic[T]):
         """Whether whoever asked does not wait any more."""
         return self._future is not None and self._future.cancelled()
 
-    def settle(self, read: Callable[[], T]) -> None:
-        """Give the answer, or what making it raises."""
+    def settle(self, read: Callable[[Any], T], row: object) -> None:
+        """Give the answer that is made of a row, or what making it raises."""
         try:
-            self._value = read()
+            self._value = read(row)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the asker's)
             self._error = error
         self.settled = True
@@ -82,7 +82,8 @@ class Asked(Generic[T]):
                 log.exception("an answer could not be told")
 
 
-def _raised(error: Exception) -> Any:
+def _raised(error: object) -> Any:
+    assert isinstance(error, Exception)
     raise error
 
 
@@ -141,7 +142,7 @@ class Together:
             if asked.gone:
                 continue
             if asked.since < latest:
-                asked.settle(partial(_raised, Unavailable(f"no turn within {self._patience:g} s")))
+                asked.settle(_raised, Unavailable(f"no turn within {self._patience:g} s"))
             else:
                 going.append(asked)
         if going:
@@ -181,12 +182,12 @@ class Together:
             if row is not None and row[1]:
                 held.append(asked)
             else:
-                asked.settle(partial(self._read, row and row[2:]))
+                asked.settle(self._read, row and row[2:])
         self._again(held)
 
     def _fail(self, going: list[Asked[Any]], error: Unavailable) -> None:
         for asked in going:
-            asked.settle(partial(_raised, Unavailable(str(error), retry_after=error.retry_after)))
+            asked.settle(_raised, Unavailable(str(error), retry_after=error.retry_after))
 
     def _again(self, going: list[Asked[Any]]) -> None:
         """Send each by itself."""
@@ -201,5 +202,5 @@ class Together:
         try:
             row = await self._db.one(self._statement, *asked.args)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
-            return partial(asked.settle, partial(_raised, error))
-        return partial(asked.settle, partial(self._read, row))
+            return partial(asked.settle, _raised, error)
+        return partial(asked.settle, self._read, row)

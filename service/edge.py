@@ -117,7 +117,7 @@ class Edge:
                 found = refusal(error, request_id)
             status = found.status_code or 200
             path = call.scope["path"]
-            self._done(call.method_, call.route, path, status, started, request_id, address)
+            self._done(call.verb, call.route, path, status, started, request_id, address)
             tell(status, self._wire(found.media_type or "", found.headers, found.content, request_id))
 
         call.then(told)

@@ -185,8 +185,8 @@ class Plain(Call):
 
     def __init__(self, lean: Lean, head: Head, method: str, path: str, query: bytes) -> None:
         self.scope: Any = {"path": path, "query_string": query, "user": head.caller}
+        self.verb = method  # `method` and `headers` are Litestar's own
         self.given = head.headers
-        self.method_ = method
         self._lean = lean
 
     def asks(
