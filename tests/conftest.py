@@ -258,3 +258,11 @@ async def other(client: httpx.AsyncClient) -> Account:
 async def turn(_: object) -> None:
     """A turn of the event loop: asyncpg tells its query loggers of a statement in the next one."""
     await asyncio.sleep(0)
+
+
+async def quiet(client: httpx.AsyncClient, sent: list[str]) -> None:
+    """Wait until an application that has just started has sent what it sends by itself: it fits its pool to the server."""
+    await client.get("/readyz")
+    async with asyncio.timeout(10):
+        while len(sent) < 2:
+            await asyncio.sleep(0.01)

@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from service.app import create_app
 from service.edge import Edge
 from service.settings import Settings
-from tests.conftest import started, turn
+from tests.conftest import quiet, started, turn
 from tests.db.hands import someone
 
 JWKS = "/api/auth/jwks"
@@ -165,7 +165,7 @@ async def instance(settings: Settings) -> AsyncIterator[Instance]:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://test", event_hooks={"response": [turn]}
         ) as client:
-            await client.get("/readyz")
+            await quiet(client, sent)
             sent.clear()
             yield Instance(edge, client, sent, clock)
 

@@ -16,7 +16,7 @@ from service.edge import Edge
 from service.gate import PUBLIC
 from service.routes import BASE, IDEMPOTENCY_KEY, ROUTES, Route
 from service.settings import Settings
-from tests.conftest import Account, sign_up, started, turn
+from tests.conftest import Account, quiet, sign_up, started, turn
 from tests.service.accounts import promote
 from tests.service.provider import Instance, Provider, instance, providing, theirs
 
@@ -207,7 +207,7 @@ async def counted(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, 
         async with httpx.AsyncClient(
             transport=transport, base_url="http://test", event_hooks={"response": [turn]}
         ) as client:
-            await client.get("/readyz")
+            await quiet(client, sent)
             yield client, sent
 
 
