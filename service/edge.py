@@ -69,7 +69,10 @@ class Edge:
         head = method == "HEAD"
         scope["head"] = head
         if head:
-            scope["method"] = "GET"
+            scope = {
+                **scope,
+                "method": "GET",
+            }  # the server's own stays: by its method it knows that no body follows
 
         async def sending(message: Message) -> None:
             nonlocal status

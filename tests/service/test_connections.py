@@ -88,6 +88,26 @@ async def test_requests_in_a_row_are_answered_in_a_row(peer: Peer) -> None:
     assert [json.loads(answers[n][2])["title"] for n in (0, 3)] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/healthz", f"{TASKS}?limit=1", "/api/v1/nowhere", "/api/v1/users/me/export"]
+)
+async def test_no_body_follows_a_head(peer: Peer, path: str) -> None:
+    for _ in range(2):
+        peer.writer.write(peer.request("HEAD", path) + peer.request("GET", path))
+        head = (await peer.reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        plain = (await peer.reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        assert _lasting(head) == _lasting(plain)
+        length = [line for line in plain if line.startswith("content-length: ")]
+        if length:
+            await peer.reader.readexactly(int(length[0].split()[1]))
+        else:
+            await peer.reader.readuntil(b"0\r\n\r\n")
+
+
+def _lasting(head: list[str]) -> list[str]:
+    return [line for line in head if not line.startswith(("date: ", "x-request-id: ", "transfer-encoding: "))]
+
+
 async def test_what_comes_while_an_answer_is_made_is_kept(peer: Peer) -> None:
     for n in range(30):
         peer.writer.write(peer.request("POST", TASKS, f'{{"title": "task {n}"}}'))
