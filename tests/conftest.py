@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -31,8 +32,19 @@ hypothesis.settings.register_profile("default", max_examples=15, derandomize=Tru
 hypothesis.settings.register_profile("long", max_examples=300, print_blob=True)
 hypothesis.settings.load_profile("default")
 
+# They do over and over what other tests do once. Tracing the lines of it all doubles what a run costs: these go untraced.
+REPEATING = re.compile(
+    r"test_(\w*races|batch_model|bulk|idempotency|lists|memory|plans|properties|refresh|replay|retention|routes|statements"
+    r"|together_writes)"
+)
 TEMPLATE = "template_migrated"
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REPEATING.fullmatch(item.path.stem):
+            item.add_marker("no_cover")
 
 
 def with_database(url: str, name: str) -> str:

@@ -97,7 +97,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path, migrated_database: str) -> N
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{running.base}/openapi.json"),
                 *("-H", f"Authorization: Bearer {signed['access_token']}"),
-                *("--max-examples", "15", "--seed", "1", "--workers", "1"),
+                *("--max-examples", "10", "--seed", "1", "--workers", "1"),
                 # They end the session that the others need.
                 *("--exclude-operation-id", "logout", "--exclude-operation-id", "logout_all"),
                 *("--exclude-operation-id", "end_session"),
