@@ -123,7 +123,8 @@ async def _both(one: Awaitable[Sequence[Content]], other: Awaitable[None]) -> tu
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # else it is ending by itself, and must not be disturbed in it
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -24,6 +24,7 @@ from db.dump import DumpError
 from db.manifest import NoBackup
 from db.pool import Database, PoolOptions
 from db.url import parse
+from service import backup
 from service import command as commands
 from service.app import create_app
 from service.settings import Settings
@@ -508,6 +509,30 @@ async def test_a_backup_that_is_ended_leaves_no_file_and_shows_no_password(
         if number is not signal.SIGKILL:
             assert list(tmp_path.iterdir()) == []
             assert not [line for line in _command_lines() if str(tmp_path) in line]
+
+
+async def test_what_cleans_up_is_not_disturbed_in_it() -> None:
+    """Of two that are cancelled one is gone at once; the other has a process to end."""
+    ended = False
+
+    async def waits() -> list[manifest.Content]:
+        await asyncio.sleep(60)
+        return []
+
+    async def cleans_up() -> None:
+        nonlocal ended
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            ended = True
+
+    both = asyncio.ensure_future(backup._both(waits(), cleans_up()))
+    await asyncio.sleep(0.01)
+    both.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await both
+    assert ended
 
 
 def test_what_is_ended_leaves_no_open_pipe() -> None:
