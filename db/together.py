@@ -75,9 +75,13 @@ class Asked(Generic[T]):
         self.settled = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
-        if self._then is not None:
+        then, self._then = (
+            self._then,
+            None,
+        )  # who is told knows us: a ring that only the garbage collector would undo
+        if then is not None:
             try:
-                self._then(self)
+                then(self)
             except Exception:  # nobody else's answer may suffer
                 log.exception("an answer could not be told")
 

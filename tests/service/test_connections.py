@@ -1,6 +1,7 @@
 """What a connection must bear: requests in pieces and in rows, garbage, slow readers and slow senders, and its end."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -12,8 +13,10 @@ import httpx
 import pytest
 from uvicorn.server import ServerState
 
+from db.together import Asked
 from service.edge import API_POLICY, Edge
 from service.http import MAX_HEAD, Http
+from service.lean import Plain
 from service.serve import server_config
 from tests.conftest import Account, listening
 
@@ -106,6 +109,33 @@ async def test_no_body_follows_a_head(peer: Peer, path: str) -> None:
 
 def _lasting(head: list[str]) -> list[str]:
     return [line for line in head if not line.startswith(("date: ", "x-request-id: ", "transfer-encoding: "))]
+
+
+async def test_answered_requests_leave_nothing_to_the_garbage_collector(peer: Peer) -> None:
+    made = peer.request("POST", TASKS, '{"title": "one"}')
+    peer.writer.write(made)
+    id = json.loads((await peer.answer())[2])["id"]
+    requests = [
+        made,
+        peer.request("GET", f"{TASKS}/{id}"),
+        peer.request("GET", f"{TASKS}?limit=1"),
+        peer.request("POST", f"{TASKS}/{id}/toggle"),
+        peer.request("PATCH", f"{TASKS}/{id}", '{"title": "two"}'),
+    ]
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for request in requests:
+            peer.writer.write(request)
+            assert (await peer.answer())[0] < 300
+        gc.collect()
+        left = [thing for thing in gc.garbage if isinstance(thing, Plain | Asked)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 async def test_what_comes_while_an_answer_is_made_is_kept(peer: Peer) -> None:
