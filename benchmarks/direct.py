@@ -92,7 +92,9 @@ def _single(stack: Stack, n: int) -> Iterator[Call]:
     for user, id in _tasks(stack, n):
 
         async def call(db: Database, user: str = user, id: int = id) -> None:
-            _done(await tasks.get(db, stack.callers[user], id), "same")
+            found = await tasks.get(db, stack.callers[user], id)
+            if found is None or found.revision is None:
+                raise Unexpected("signed out, or no such task")
 
         yield call
 

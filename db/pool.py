@@ -19,7 +19,7 @@ from db.connections import Connections
 from db.errors import Denied, Refused, Unavailable, Unstorable
 from db.limiter import Limiter
 from db.statements import Statement
-from db.together import MOST, Asked, Row, Together
+from db.together import Asked, Shared, Together
 from db.transaction import Transaction
 from db.url import ConnectArgs
 
@@ -77,7 +77,7 @@ class Database:
         self._observe = observe
         self._init = init
         self._settling: set[asyncio.Task[None]] = set()
-        self._together: dict[str, Together] = {}
+        self._together: dict[str, Together[Any]] = {}
         self._connections: Connections
 
     async def open(self) -> None:
@@ -102,20 +102,11 @@ class Database:
         """
         return await self._run(statement, lambda c, t: c.fetchrow(statement.sql, *args, timeout=t))
 
-    def one_of_many(
-        self,
-        statement: Statement,
-        each: Statement,
-        read: Callable[[Row], T],
-        *args: object,
-        lanes: int = 1,
-        most: int = MOST,
-    ) -> Asked[T]:
-        """The same as `one`, but together with the requests that come while `lanes` are in flight, and read (`db.together`)."""
-        together = self._together.get(statement.name)
+    def one_of_many(self, shared: Shared[T], *args: object) -> Asked[T]:
+        """The same as `one`, but together with the requests that come while it is in flight, and read (`db.together`)."""
+        together = self._together.get(shared.statement.name)
         if together is None:
-            together = Together(self, statement, each, read, self.options.wait, lanes=lanes, most=most)
-            self._together[statement.name] = together
+            together = self._together[shared.statement.name] = Together(self, shared, self.options.wait)
         return together.ask(*args)
 
     async def all(self, statement: Statement, *args: object) -> list[asyncpg.Record]:

@@ -12,7 +12,7 @@ from db.caller import Caller
 from db.idempotency import Kept, Key
 from db.pool import Database
 from db.task import Changes, Draft, Task
-from db.together import Row
+from db.together import Row, Shared
 
 _SQL = statements.load("tasks")
 LISTS = statements.family("tasks", "list")
@@ -50,8 +50,6 @@ class Shape(NamedTuple):
 
 
 NEWEST = Shape("live", "plain", "created_at", "desc", "without")  # what every client opens with
-PAGES = 8  # in one statement
-PAGERS = 4  # of them at once
 
 
 class Version(msgspec.Struct):
@@ -92,6 +90,13 @@ class Outcome(msgspec.Struct):
 
     verdict: Verdict
     task: Task | None
+
+
+class Found(msgspec.Struct):
+    """A `Task` as JSON, and its revision; None where there is none, and the line is of no use."""
+
+    revision: int | None
+    line: str
 
 
 class Listed(msgspec.Struct):
@@ -135,6 +140,33 @@ class Counted(msgspec.Struct):
     stats: Stats | None
 
 
+def _listed(row: Row) -> Listed | None:
+    return None if row is None else Listed(*row)
+
+
+def _found(row: Row) -> Found | None:
+    return None if row is None else Found(*row)
+
+
+def _made(row: Row) -> Task | None:
+    return None if row is None else Task(*row)
+
+
+def _outcome(row: Row) -> Outcome | None:
+    if row is None:
+        return None
+    return Outcome(row[0], None if row[1] is None or row[0] == "moved" else Task(*row[1:]))
+
+
+# Several statements at once for lists, which keep a process of PostgreSQL busy, and for many single reads; one for a few of
+# them beside another costs more than it saves.
+PAGES = Shared(LISTS[NEWEST], NEWEST_EACH, _listed, most=8, lanes=4)
+READS = Shared(GET, GET_EACH, _found, lanes=3, least=12)
+CREATES = Shared(CREATE, CREATE_EACH, _made)
+UPDATES = Shared(UPDATE, UPDATE_EACH, _outcome)
+TOGGLES = Shared(TOGGLE, TOGGLE_EACH, _outcome)
+DELETES = Shared(DELETE, DELETE_EACH, _outcome)
+
 # Where the first page of each sort begins: beyond it is everything. The title's is above every title of 500 characters.
 _EDGES: dict[Sort, tuple[str, str]] = {
     "created_at": ("-infinity", "infinity"),
@@ -159,7 +191,7 @@ def list(
     given = {"plain": (), "filtered": astuple(filters), "searched": (*astuple(filters), q)}[shape.rows]
     args = (caller.user_id, caller.sid, *astuple(known), *astuple(window), *given)
     if shape == NEWEST:
-        return db.one_of_many(LISTS[shape], NEWEST_EACH, _listed, *args, lanes=PAGERS, most=PAGES)
+        return db.one_of_many(PAGES, *args)
 
     async def alone() -> Listed | None:
         return _listed(await db.one(LISTS[shape], *args))
@@ -175,14 +207,14 @@ async def stats(db: Database, caller: Caller, known: Version, tz: str) -> Counte
     return Counted(row[0], Stats(*row[2:]) if row[1] else None)
 
 
-def get(db: Database, caller: Caller, task_id: int) -> Awaitable[Outcome | None]:
-    """One live task, `same` or `absent`."""
-    return db.one_of_many(GET, GET_EACH, _got, caller.user_id, caller.sid, task_id)
+def get(db: Database, caller: Caller, task_id: int) -> Awaitable[Found | None]:
+    """One live task."""
+    return db.one_of_many(READS, caller.user_id, caller.sid, task_id)
 
 
 def create(db: Database, caller: Caller, draft: Draft) -> Awaitable[Task | None]:
     """A new task, with the next revision."""
-    return db.one_of_many(CREATE, CREATE_EACH, _made, caller.user_id, caller.sid, *astuple(draft))
+    return db.one_of_many(CREATES, caller.user_id, caller.sid, *astuple(draft))
 
 
 async def create_once(db: Database, caller: Caller, key: Key, draft: Draft) -> Kept | None:
@@ -198,19 +230,19 @@ def update(
     *fields, reopen = astuple(changes)
     pairs = (part for value in fields for part in ((False, None) if value is UNSET else (True, value)))
     args = (caller.user_id, caller.sid, task_id, _text(if_match), *pairs, reopen)
-    return db.one_of_many(UPDATE, UPDATE_EACH, _outcome, *args)
+    return db.one_of_many(UPDATES, *args)
 
 
 def toggle(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Awaitable[Outcome | None]:
     """Completed to pending, anything else to completed."""
     args = (caller.user_id, caller.sid, task_id, _text(if_match))
-    return db.one_of_many(TOGGLE, TOGGLE_EACH, _outcome, *args)
+    return db.one_of_many(TOGGLES, *args)
 
 
 def delete(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Awaitable[Outcome | None]:
     """A live task into the trash."""
     args = (caller.user_id, caller.sid, task_id, _text(if_match))
-    return db.one_of_many(DELETE, DELETE_EACH, _outcome, *args)
+    return db.one_of_many(DELETES, *args)
 
 
 async def restore(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -> Outcome | None:
@@ -226,23 +258,3 @@ async def erase(db: Database, caller: Caller, task_id: int, if_match: IfMatch) -
 
 def _text(if_match: IfMatch) -> str | None:
     return None if if_match is None else ",".join(map(str, if_match))
-
-
-def _listed(row: Row) -> Listed | None:
-    return None if row is None else Listed(*row)
-
-
-def _got(row: Row) -> Outcome | None:
-    if row is None:
-        return None
-    return Outcome("absent", None) if row[0] is None else Outcome("same", Task(*row))
-
-
-def _made(row: Row) -> Task | None:
-    return None if row is None else Task(*row)
-
-
-def _outcome(row: Row) -> Outcome | None:
-    if row is None:
-        return None
-    return Outcome(row[0], None if row[1] is None or row[0] == "moved" else Task(*row[1:]))

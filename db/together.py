@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -91,57 +92,59 @@ def _raised(error: object) -> Any:
     raise error
 
 
-class Together:
-    """The requests of one statement. `each` is its form for many: arrays of the same parameters, a row for each request.
+@dataclass(frozen=True, slots=True)
+class Shared(Generic[T]):
+    """A statement that requests share. `each` is its form for many: arrays of the same parameters, a row for each request.
 
     Its first two columns are `ord`, from 1, and `alone`: true where the request has to go by itself, because another
     transaction holds its user's row. No row at all means what no row means when it is alone. `read` makes the answer of a row,
-    or of none. `lanes` statements are in flight at once, more than one where each is long, with `most` requests in each.
+    or of none.
     """
 
-    def __init__(
-        self,
-        db: Runs,
-        statement: Statement,
-        each: Statement,
-        read: Callable[[Row], Any],
-        patience: float,
-        *,
-        lanes: int = 1,
-        most: int = MOST,
-    ) -> None:
+    statement: Statement
+    each: Statement
+    read: Callable[[Row], T]
+    most: int = MOST  # requests in one
+    lanes: int = 1  # of it in flight at once
+    least: int = 1  # requests for which one leaves beside others
+
+
+class Together(Generic[T]):
+    """The requests of one shared statement, each of which waits `patience` seconds for its turn at most."""
+
+    def __init__(self, db: Runs, shared: Shared[T], patience: float) -> None:
         self._db = db
-        self._statement = statement
-        self._each = each
-        self._read = read
-        self._patience = patience  # seconds to wait for one's turn
-        self._lanes = lanes  # statements in flight at once
-        self._most = most
+        self._shared = shared
+        self._patience = patience
         self._in_flight = 0
         self._leaving = False
-        self._waiting: deque[Asked[Any]] = deque()
+        self._waiting: deque[Asked[T]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def ask(self, *args: object) -> Asked[Any]:
+    def ask(self, *args: object) -> Asked[T]:
         """Run the statement for one request, alone or in company."""
-        asked: Asked[Any] = Asked(args, self._loop.time())
+        asked: Asked[T] = Asked(args, self._loop.time())
         self._waiting.append(asked)
-        if not self._leaving and self._in_flight < self._lanes:
+        if not self._leaving and self._may_leave():
             self._leaving = True  # with all that arrive in this turn of the event loop
             self._loop.call_soon(self._leave)
         return asked
 
     def _leave(self) -> None:
         self._leaving = False
-        while self._waiting and self._in_flight < self._lanes:
+        while self._may_leave():
             self._next()
+
+    def _may_leave(self) -> bool:
+        least = self._shared.least if self._in_flight else 1
+        return self._in_flight < self._shared.lanes and len(self._waiting) >= least
 
     def _next(self) -> None:
         """Send those who gathered, if any; a caller who has gone is left out."""
         latest = self._loop.time() - self._patience
-        going: list[Asked[Any]] = []
-        while self._waiting and len(going) < self._most:
+        going: list[Asked[T]] = []
+        while self._waiting and len(going) < self._shared.most:
             asked = self._waiting.popleft()
             if asked.gone:
                 continue
@@ -158,7 +161,7 @@ class Together:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _go(self, going: list[Asked[Any]]) -> None:
+    async def _go(self, going: list[Asked[T]]) -> None:
         try:
             tell = await (self._alone(going[0]) if len(going) == 1 else self._company(going))
         finally:
@@ -168,17 +171,17 @@ class Together:
             await asyncio.sleep(0)  # the next statement is on its way before these answers are made
         tell()
 
-    async def _company(self, going: list[Asked[Any]]) -> Callable[[], None]:
+    async def _company(self, going: list[Asked[T]]) -> Callable[[], None]:
         columns = map(list, zip(*(asked.args for asked in going), strict=True))
         try:
-            rows = await self._db.all(self._each, *columns)
+            rows = await self._db.all(self._shared.each, *columns)
         except Unavailable as error:  # nobody knows what happened: nothing may be sent again
             return partial(self._fail, going, error)
         except (Refused, Unstorable, asyncpg.PostgresError):
             return partial(self._again, going)  # none of it happened
         return partial(self._tell, going, rows)
 
-    def _tell(self, going: list[Asked[Any]], rows: list[asyncpg.Record]) -> None:
+    def _tell(self, going: list[Asked[T]], rows: list[asyncpg.Record]) -> None:
         found = {row[0]: row for row in rows}
         held = []
         for number, asked in enumerate(going, start=1):
@@ -186,25 +189,25 @@ class Together:
             if row is not None and row[1]:
                 held.append(asked)
             else:
-                asked.settle(self._read, row and row[2:])
+                asked.settle(self._shared.read, row and row[2:])
         self._again(held)
 
-    def _fail(self, going: list[Asked[Any]], error: Unavailable) -> None:
+    def _fail(self, going: list[Asked[T]], error: Unavailable) -> None:
         for asked in going:
             asked.settle(_raised, Unavailable(str(error), retry_after=error.retry_after))
 
-    def _again(self, going: list[Asked[Any]]) -> None:
+    def _again(self, going: list[Asked[T]]) -> None:
         """Send each by itself."""
 
-        async def again(asked: Asked[Any]) -> None:
+        async def again(asked: Asked[T]) -> None:
             (await self._alone(asked))()
 
         for asked in going:
             self._start(again(asked))
 
-    async def _alone(self, asked: Asked[Any]) -> Callable[[], None]:
+    async def _alone(self, asked: Asked[T]) -> Callable[[], None]:
         try:
-            row = await self._db.one(self._statement, *asked.args)
+            row = await self._db.one(self._shared.statement, *asked.args)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the caller's)
             return partial(asked.settle, _raised, error)
-        return partial(asked.settle, self._read, row)
+        return partial(asked.settle, self._shared.read, row)

@@ -105,7 +105,7 @@ class Lean:
             if id is None:
                 return self._list(call)
             if query is None:
-                return call.asks("/{id}", tasks.get(self.db, head.caller, int(id)), handlers.shown)
+                return call.asks("/{id}", tasks.get(self.db, head.caller, int(id)), handlers.read)
         elif query is not None:
             return None
         elif method == b"POST" and toggle:

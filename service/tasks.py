@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from db import tasks
 from db.task import Task
 from service import cursors, idempotency
-from service.calls import Call, answer, empty, number, signed_in, unchanged
+from service.calls import Call, Json, answer, empty, number, signed_in, unchanged
 from service.errors import Problem
 from service.lists import TaskPage, TaskStatsQuery
 from service.task import TaskCreate, TaskPatch
@@ -134,10 +134,18 @@ def _made(task: Task, status: int, headers: dict[str, str]) -> Response[Task]:
 
 async def get_task(request: Call, id: FromPath[str]) -> Response[Task]:
     """Read a task."""
-    task = _there(await tasks.get(request.db, request.caller, number(id)))
-    if unchanged(request, task.revision):
-        return cast("Response[Any]", empty(304, tag=task.revision))
-    return answer(task, tag=task.revision)
+    found = await tasks.get(request.db, request.caller, number(id))
+    if found and found.revision and unchanged(request, found.revision):
+        return cast("Response[Any]", empty(304, tag=found.revision))
+    return read(request, found)
+
+
+def read(_: Call, found: tasks.Found | None) -> Response[Any]:
+    """The answer that a line becomes."""
+    line = signed_in(found)
+    if line.revision is None:
+        raise Problem(404)
+    return Json(line.line.encode(), 200, {"ETag": f'"{line.revision}"'})
 
 
 async def update_task(request: Call, id: FromPath[str], data: JSONBody[TaskPatch]) -> Response[Task]:

@@ -263,11 +263,11 @@ def _actors(stack: Stack) -> list[pgbench.Actor]:
 
 
 def _environment(url: str, secret: str) -> dict[str, str]:
-    """What every peer is told; the statements are in a file: ours, and the list as rows."""
+    """What every peer is told; the statements are in a file: ours, with tasks as rows."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "statements.json"
-    rows = Path(__file__).with_name("list.sql").read_text("utf-8")
-    path.write_bytes(msgspec.json.encode({"get": tasks.GET.sql, "list": rows, "create": tasks.CREATE.sql}))
+    rows = {name: Path(__file__).with_name(f"{name}.sql").read_text("utf-8") for name in ("get", "list")}
+    path.write_bytes(msgspec.json.encode({**rows, "create": tasks.CREATE.sql}))
     return {
         "DATABASE_URL": url,
         "TOKEN_KEY": answers.token_key(secret).hex(),

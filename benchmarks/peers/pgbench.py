@@ -233,7 +233,7 @@ async def check(database_url: str, actors: Sequence[Actor]) -> None:
             caller = Caller(actor.user_id, actor.sid)
             for task_id in actor.task_ids:
                 found = await tasks.get(db, caller, task_id)
-                if found is None or found.task is None:
+                if found is None or found.revision is None:
                     raise Absent("its users are not signed in, or their tasks are gone")
     finally:
         await db.close()

@@ -208,7 +208,7 @@ json_build_object('id', @.id, 'user_id', @.user_id, 'title', @.title, 'descripti
         'completed_at', {told @.completed_at}, 'deleted_at', {told @.deleted_at}, 'revision', @.revision)
 
 -- fragment: line
--- The same as one line of text, for many tasks: less work for the server than an object, and than columns for both.
+-- The same as one line of text: less work for the server than an object, and than columns for both.
 concat('{"id":', @.id, ',"user_id":', to_json(@.user_id), ',"title":', to_json(@.title),
             ',"description":', coalesce(to_json(@.description)::text, 'null'), ',"status":"', @.status,
             '","completed":', case @.status when 'completed' then 'true' else 'false' end, ',"priority":', @.priority,

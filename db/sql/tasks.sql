@@ -92,9 +92,9 @@ left join lateral (
 -- kind: read
 -- takes: user_id text, sid uuid, task_id bigint
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
--- One live task. A row without an id: no such task.
+-- One live task, as a line of JSON: as columns it costs the client more than PostgreSQL saves. Without a revision: no such task.
 with {caller}
-select {task t}
+select t.revision, {line t} as line
 from caller c
 left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is null
 
@@ -104,7 +104,7 @@ left join tasks t on t.id = $3 and t.user_id = c.user_id and t.deleted_at is nul
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
 -- `get` for many requests at once: a row for each whose caller is alive, by its number. How many there are is hidden from the
 -- planner, who would plan anew for every few; the limits keep him from reading tables whole for more.
-select r.ord, false as alone, {task t}
+select r.ord, false as alone, t.revision, {line t} as line
 from unnest((select $1::text[]), (select $2::uuid[]), (select $3::bigint[])) with ordinality as r (user_id, sid, task_id, ord)
 cross join lateral (
     {caller_each}

@@ -30,6 +30,7 @@ from tests.db.conftest import signed_in
 from tests.db.hands import someone
 from tests.service.served import served
 
+FOLDER = Path(peers.__file__).parent
 SECRET = "a secret for tests, 32 bytes or more"
 OUTPUT = """\
 pgbench (18.6)
@@ -117,7 +118,24 @@ async def test_an_inlined_statement_gives_what_the_statement_gives(
     found = await connection.fetchrow(pgbench.inlined(tasks.GET, values))
     assert found == await connection.fetchrow(tasks.GET.sql, caller.user_id, caller.sid, made)
     assert found
-    assert found["created_at"].endswith("Z")
+    assert found["line"].endswith("}")
+
+
+async def test_peers_get_as_rows_what_we_get_as_json(
+    caller: Caller, made: int, connection: asyncpg.Connection
+) -> None:
+    who = (caller.user_id, caller.sid)
+    mine = await connection.fetchrow(tasks.GET.sql, *who, made)
+    theirs = await connection.fetchrow((FOLDER / "get.sql").read_text(), *who, made)
+    assert mine
+    assert theirs
+    assert json.loads(mine["line"]) == dict(theirs)
+    window = (None, 2**63 - 1, 0, 101, "infinity", 2**63 - 1)
+    page = await connection.fetchrow(pgbench.NEWEST.sql, *who, *window)
+    row = await connection.fetchrow((FOLDER / "list.sql").read_text(), *who, *window)
+    assert page
+    assert row
+    assert json.loads(page["lines"]).items() <= dict(row).items()
 
 
 @pytest.mark.parametrize("scenario", pgbench.STATEMENTS)

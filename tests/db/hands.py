@@ -6,7 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 
+from db import tasks
+from db.caller import Caller
+from db.pool import Database
+from db.task import Task
 from db.url import parse
 
 # A row or more in every table, for a user of whom there is only the account.
@@ -40,6 +45,18 @@ async def someone(connection: asyncpg.Connection, **columns: Any) -> str:
     places = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
     await connection.execute(f"insert into users ({', '.join(columns)}) values ({places})", *columns.values())
     return str(columns["id"])
+
+
+async def got(db: Database, caller: Caller, id: int) -> tasks.Outcome | None:
+    """A task as it is read, in the form that writes answer in."""
+    found = await tasks.get(db, caller, id)
+    if found is None:
+        return None
+    if found.revision is None:
+        return tasks.Outcome("absent", None)
+    task = msgspec.json.decode(found.line, type=Task)
+    assert task.revision == found.revision
+    return tasks.Outcome("same", task)
 
 
 async def add(connection: asyncpg.Connection, user: str, *titles: str) -> list[int]:

@@ -15,7 +15,7 @@ from db.errors import Refused
 from db.pool import Database
 from db.task import Changes, Draft, Task
 from tests.db.conftest import signed_in
-from tests.db.hands import contents, revision, revisions, someone
+from tests.db.hands import contents, got, revision, revisions, someone
 from tests.db.test_plans import values_for
 
 NEWEST = tasks.Shape("live", "plain", "created_at", "desc", "without")
@@ -46,7 +46,7 @@ async def update(db: Database, caller: Caller, id: int, if_match: tasks.IfMatch)
 
 
 async def get(db: Database, caller: Caller, id: int, _: tasks.IfMatch) -> tasks.Outcome | None:
-    return await tasks.get(db, caller, id)
+    return await got(db, caller, id)
 
 
 ACTS: dict[str, Act] = {
@@ -186,7 +186,7 @@ async def test_create_gives_the_row_it_made(db: Database, caller: Caller) -> Non
     done = await made(db, caller, description="", status="completed", priority=5, due_date=SOON)
     assert (done.description, done.completed, done.priority_label) == ("", True, "highest")
     assert (done.due_date, done.completed_at, done.revision) == (told(SOON), done.created_at, 2)
-    assert await tasks.get(db, caller, done.id) == tasks.Outcome("same", done)
+    assert await got(db, caller, done.id) == tasks.Outcome("same", done)
 
 
 @pytest.mark.parametrize("edge", [datetime.min, datetime.max])
@@ -218,7 +218,7 @@ async def test_what_the_schema_refuses_takes_no_revision(
     with pytest.raises(Refused, match=constraint):
         await tasks.update(db, caller, task.id, None, Changes(**fields))
     assert await revision(connection, caller.user_id) == 1
-    assert await tasks.get(db, caller, task.id) == tasks.Outcome("same", task)
+    assert await got(db, caller, task.id) == tasks.Outcome("same", task)
 
 
 async def test_update_changes_what_is_set(db: Database, caller: Caller) -> None:

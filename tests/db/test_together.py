@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -15,8 +15,9 @@ from db.errors import Refused, Unavailable, Unstorable
 from db.pool import Database, PoolOptions
 from db.statements import Statement
 from db.task import Draft
-from db.together import MOST
+from db.together import MOST, Shared, Together
 from db.url import parse
+from tests.db.hands import got
 
 
 class Counted(Database):
@@ -97,7 +98,7 @@ async def test_those_who_come_in_one_turn_share_one_statement(
 
     counted.sent.clear()
     found = await gather(
-        *(tasks.get(counted, callers[(n + n % 2) % 5], made[n].id) for n in range(101)),
+        *(got(counted, callers[(n + n % 2) % 5], made[n].id) for n in range(101)),
     )
     assert counted.sent == {"tasks.get_each": 1}
     for n, outcome in enumerate(found):
@@ -138,8 +139,39 @@ async def test_pages_in_company_are_those_that_are_read_alone(
     name = "tasks.list_live_plain_created_at_desc_without"
     assert counted.sent == {
         f"{name}_each": 2,
-        name: len(asked) - 2 * tasks.PAGES - 2,
+        name: len(asked) - 2 * tasks.PAGES.most - 2,
     }  # in the third are times that are none
+
+
+class Held:
+    """A database whose statements answer when they are let go: how many requests each has."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.let_go = asyncio.Event()
+
+    async def one(self, _: Statement, *__: object) -> asyncpg.Record | None:
+        self.sent.append(1)
+        await self.let_go.wait()
+        return None
+
+    async def all(self, _: Statement, *columns: object) -> list[asyncpg.Record]:
+        self.sent.append(len(cast("list[object]", columns[0])))
+        await self.let_go.wait()
+        return []
+
+
+async def test_another_statement_leaves_beside_those_in_flight_where_enough_wait_for_it() -> None:
+    held = Held()
+    reads = Together(held, Shared(tasks.GET, tasks.GET_EACH, str, most=4, lanes=3, least=3), 5)
+    asked = []
+    for number, sent in ((1, [1]), (2, [1]), (1, [1, 3]), (2, [1, 3]), (4, [1, 3, 4]), (9, [1, 3, 4])):
+        asked += [reads.ask(n) for n in range(number)]
+        await asyncio.sleep(0.01)
+        assert held.sent == sent
+    held.let_go.set()
+    assert await gather(*asked) == ["None"] * 19
+    assert held.sent == [1, 3, 4, 4, 4, 3]
 
 
 async def test_a_statement_carries_so_many_and_no_more(

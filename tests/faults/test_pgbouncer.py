@@ -24,6 +24,7 @@ from db.url import parse
 from service import archive, purge
 from service.ages import Age
 from tests.conftest import ROOT, run, with_database
+from tests.db.hands import got
 from tests.faults.pools import ONE, SLEEP, Ledger, eventually, opened, statement, unavailable, warm
 
 HOW = (
@@ -161,12 +162,9 @@ async def work(db: Database, caller: Caller) -> None:
     assert toggled is not None
     assert toggled.task is not None
     assert toggled.task.status == "completed"
-    got = await tasks.get(db, caller, id)
-    assert got is not None
-    assert got.task == toggled.task
+    assert await got(db, caller, id) == tasks.Outcome("same", toggled.task)
     await tasks.delete(db, caller, id, None)
-    gone = await tasks.get(db, caller, id)
-    assert gone == tasks.Outcome("absent", None)
+    assert await got(db, caller, id) == tasks.Outcome("absent", None)
     await tasks.restore(db, caller, id, None)
     assert await tasks.erase(db, caller, id, None) == "done"
 
