@@ -92,7 +92,7 @@ left join lateral (
 -- kind: read
 -- takes: user_id text, sid uuid, task_id bigint
 -- rides on: tasks_pkey, sessions_pkey, user_state_pkey
--- One live task, as a line of JSON: as columns it costs the client more than PostgreSQL saves. Without a revision: no such task.
+-- One live task. As a line of JSON, for as columns it costs the client more than PostgreSQL saves; no revision: no such task.
 with {caller}
 select t.revision, {line t} as line
 from caller c

@@ -12,7 +12,7 @@ from db.url import parse
 from service.app import create_app
 from service.edge import Edge
 from service.settings import Settings
-from tests.conftest import Account, sign_up, started, turn
+from tests.conftest import Account, quiet, sign_up, started, turn
 from tests.service.accounts import promote
 
 PATH = "/api/v1/admin/users"
@@ -59,7 +59,7 @@ async def alone_with(settings: Settings, url: str) -> AsyncIterator[Alone]:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://test", event_hooks={"response": [turn]}
         ) as client:
-            await client.get("/readyz")
+            await quiet(client, sent)
             yield Alone(edge, client, connection, sent)
     await connection.close()
 

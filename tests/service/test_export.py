@@ -348,6 +348,7 @@ async def test_a_reader_who_never_reads_holds_no_connection(
         downloads = [Download(alone.app, user, never.wait) for _ in range(5)]
         tasks = [asyncio.create_task(download.run()) for download in downloads]
         await eventually(lambda: all(download.chunks == 1 for download in downloads))
+        await asyncio.sleep(0)  # asyncpg tells of a statement one turn after its rows
         alone.sent.clear()
         assert alone.app.app.state.db.limiter.used == 0
         answer = await alone.client.post(TASKS, json={"title": "x"}, headers=user.headers)
